@@ -1,0 +1,5 @@
+"""gyri.dripp."""
+
+from ._version import __version__
+
+__all__ = ["__version__"]
