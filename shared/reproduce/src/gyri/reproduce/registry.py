@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -112,8 +113,8 @@ def experiment(*, paper: str, figure: str, title: str) -> Callable[[Function], F
     Raises
     ------
     ValueError
-        If the function takes other arguments, or another function of the paper has its name; and, on a call, if
-        `scale` is unknown.
+        If `paper` is no plain word, the function takes other arguments, or another function of the paper has its name;
+        and, on a call, if `scale` is unknown.
 
     Examples
     --------
@@ -128,6 +129,8 @@ def experiment(*, paper: str, figure: str, title: str) -> Callable[[Function], F
     >>> draws("quick", 0).claims[0].verdict.value
     'met'
     """
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", paper):
+        raise ValueError(f"paper: expected letters, digits, '-' and '_', got {paper!r}")
 
     def register(function: Function) -> Function:
         name = getattr(function, "__name__", "")
@@ -193,6 +196,11 @@ def find_experiments(papers: Iterable[str] | None = None) -> Found:
             raise ValueError(f"papers: unknown {', '.join(sorted(unknown))}; known: {', '.join(sorted(known))}")
         experiments = [entry for entry in experiments if wanted & {entry.paper, entry.id}]
     return Found(tuple(experiments), tuple(broken))
+
+
+def registered(paper: str, name: str) -> Experiment:
+    """Look up an experiment of a module that is imported already."""
+    return _registered[f"{paper}/{name}"]
 
 
 def _source(function: Function) -> tuple[str, str]:
