@@ -22,7 +22,7 @@ class Shown(TypedDict, total=False):
 
     unit: str
     note: str
-    median_range: tuple[float, float] | None
+    median_range: tuple[Any, Any] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class Claim:
     high: float | None = None
     unit: str = ""
     note: str = ""
-    median_range: tuple[float, float] | None = None
+    median_range: tuple[Any, Any] | None = None
     n_seeds: int | None = None
 
     def __post_init__(self) -> None:
@@ -86,7 +86,9 @@ class Claim:
         object.__setattr__(self, "measured", float(np.median(values)))
         if values.ndim == 1:
             object.__setattr__(self, "n_seeds", values.size)
-            object.__setattr__(self, "median_range", (float(values.min()), float(values.max())))
+            object.__setattr__(self, "median_range", (values.min(), values.max()))
+        if self.median_range is not None:
+            object.__setattr__(self, "median_range", (float(self.median_range[0]), float(self.median_range[1])))
 
     @property
     def verdict(self) -> Verdict:

@@ -132,3 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(command=_report)
     report.add_argument("out", metavar="DIR", help="folder of the results")
     return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

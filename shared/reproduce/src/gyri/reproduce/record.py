@@ -86,7 +86,7 @@ class Record:
         return _finite({**asdict(self), "claims": claims})
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> "Record":
+    def from_json(cls, content: Any) -> "Record":
         """Undo `to_json`; verdicts are computed again from the numbers.
 
         Raises
@@ -94,6 +94,8 @@ class Record:
         ValueError
             If the schema is another one or a field is missing.
         """
+        if not isinstance(content, dict):
+            raise ValueError(f"not a record of gyri-reproduce: {type(content).__name__}")
         if content.get("schema") != SCHEMA:
             raise ValueError(f"schema: expected {SCHEMA}, got {content.get('schema')!r}; run the experiment again")
         try:

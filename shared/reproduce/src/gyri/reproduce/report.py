@@ -107,7 +107,7 @@ def format_range(claim: Claim) -> str:
 
 
 def format_criterion(claim: Claim) -> str:
-    """Accepted interval with its unit; a dash if nothing is compared.
+    """Show the accepted interval with its unit; a dash if nothing is compared.
 
     Examples
     --------
