@@ -65,8 +65,15 @@ def returns_a_number(scale, key, sweep):
     return 3
 """
 SLOW = """
-import time
+import os, signal, time
 from gyri.reproduce import Claim, Data, Result, experiment
+
+def die(item):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+@experiment(paper="slow", figure="Figure 3", title="A process of the sweep dies")
+def sweep_dies(scale, key, sweep):
+    sweep(die, range(2))
 
 @experiment(paper="slow", figure="Figure 1", title="Quick")
 def first(scale, key, sweep):

@@ -62,6 +62,12 @@ def test_jobs_spread_over_the_seeds_of_one_experiment(papers, tmp_path):
     assert record.claims[0].measured == 2
 
 
+def test_process_of_a_sweep_that_dies_is_a_crash_of_its_experiment(papers, tmp_path):
+    record = run(tmp_path, "slow/sweep_dies", jobs=2)["sweep_dies"]
+    assert record.status == "crashed"
+    assert "TerminatedWorkerError" in record.error
+
+
 def test_one_job_runs_in_one_process(papers, tmp_path):
     record = run(tmp_path, "good/processes")["processes"]
     assert record.claims[0].measured == 1
@@ -91,23 +97,18 @@ def test_same_call_runs_on_a_local_cluster_of_two_workers(papers, tmp_path, back
 
 
 def test_resume_keeps_what_finished_at_the_same_scale_seed_and_version(papers, tmp_path):
-    first = run(tmp_path, "good/squares", "bad/lacks")
-    again = run(tmp_path, "good/squares", "bad/lacks", resume=True)
-    assert again["squares"].seconds == first["squares"].seconds
+    first = run(tmp_path, "bad/missed", "bad/lacks", jobs=2)
+    again = run(tmp_path, "bad/missed", "bad/lacks", resume=True)
+    assert again["missed"].seconds == first["missed"].seconds
     assert again["lacks"].seconds != first["lacks"].seconds  # the data may have come
 
-    path = record_path(tmp_path, "good", "squares")
-    for name, value in (
-        ("seed", 1),
-        ("scale", "paper"),
-        ("versions", {**first["squares"].versions, "gyri-good": "0.2"}),
-    ):
-        content = json.loads(path.read_text()) | {name: value, "seconds": -1.0}
-        path.write_text(json.dumps(content))
-        assert run(tmp_path, "good/squares", resume=True)["squares"].seconds > 0
 
-    path.write_text("{")
-    assert run(tmp_path, "good/squares", resume=True)["squares"].status == "finished"
+@pytest.mark.parametrize("change", [{"seed": 1}, {"scale": "paper"}, {"versions": {"gyri-reproduce": "0.0.1"}}, None])
+def test_resume_runs_again_what_differs_or_is_damaged(papers, tmp_path, change):
+    run(tmp_path, "bad/missed")
+    path = record_path(tmp_path, "bad", "missed")
+    path.write_text("{" if change is None else json.dumps(json.loads(path.read_text()) | change | {"seconds": -1.0}))
+    assert run(tmp_path, "bad/missed", resume=True)["missed"].seconds > 0
 
 
 def test_seed_and_scale_reach_the_experiment(papers, tmp_path):
@@ -137,7 +138,7 @@ def test_progress_off_is_silent(papers, tmp_path, capfd):
 def test_interruption_keeps_what_ended_and_stops_the_rest(papers, tmp_path):
     out = tmp_path / "out"
     environment = {**os.environ, "PYTHONPATH": os.fspath(papers)}
-    command = [sys.executable, "-m", "gyri.reproduce.cli", "run", "slow", "--out", os.fspath(out)]
+    command = [sys.executable, "-m", "gyri.reproduce.cli", "run", "slow/first", "slow/second", "--out", os.fspath(out)]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     log = out / "logs" / "slow" / "second.log"
     deadline = time.monotonic() + 30
