@@ -12,9 +12,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gyri.numerics.validation import check_option
 from jax.scipy.special import ndtri
 from jaxtyping import Array, Float
+
+from gyri.numerics.validation import check_option
 
 from .lags import pad_size
 
@@ -99,7 +100,9 @@ def on_host(function: Callable, *arguments: np.ndarray | float) -> np.ndarray:
     size = pad_size(n)
     with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
         padded = [
-            np.pad(np.asarray(a, np.float64), (0, size - n), mode="edge" if n else "constant") if np.ndim(a) else np.float64(a)
+            np.pad(np.asarray(a, np.float64), (0, size - n), mode="edge" if n else "constant")
+            if np.ndim(a)
+            else np.float64(a)
             for a in arguments
         ]
         return np.asarray(_compiled(function)(*padded))[:n]
@@ -116,7 +119,9 @@ def _compiled(function: Callable) -> Callable:
 def log_normal_cdf(z: Number) -> Shaped:
     r"""Log of :math:`\Phi(z)`, to machine precision in both tails."""
     z = jnp.asarray(z)
-    small = 0.5 * jax.lax.erfc(jnp.minimum(jnp.abs(z), -_TAIL) * np.sqrt(0.5))  # mass beyond |z|: one evaluation for both tails
+    small = 0.5 * jax.lax.erfc(
+        jnp.minimum(jnp.abs(z), -_TAIL) * np.sqrt(0.5)
+    )  # mass beyond |z|: one evaluation for both tails
     tail = jnp.minimum(z, _TAIL)
     series = jnp.polyval(jnp.asarray(_TAIL_COEFFICIENTS[::-1], z.dtype), 1 / tail**2)
     far = -0.5 * tail**2 - jnp.log(-tail) - _LOG_SQRT_2PI + jnp.log(series)
@@ -172,7 +177,9 @@ def _gaussian_log_density(x: Number, m: Number, sigma: Number, lower: Number, lo
     return -0.5 * ((x - m) / sigma) ** 2 - (jnp.log(sigma) + log_normalizer + _LOG_SQRT_2PI)
 
 
-def _gaussian_mass(left: Number, right: Number, m: Number, sigma: Number, lower: Number, log_normalizer: Number) -> Shaped:
+def _gaussian_mass(
+    left: Number, right: Number, m: Number, sigma: Number, lower: Number, log_normalizer: Number
+) -> Shaped:
     # Where the part is empty another one stands in, so that no derivative of log(0) is formed.
     empty = right <= left
     zl, zr = jnp.where(empty, 0.0, (left - m) / sigma), jnp.where(empty, 1.0, (right - m) / sigma)
@@ -209,7 +216,9 @@ def _cosine_density(x: Number, m: Number, sigma: Number, lower: Number, log_norm
     return jnp.where(inside, bump * jnp.exp(-jnp.where(exists, log_normalizer, 0)), 0.0)
 
 
-def _cosine_mass(left: Number, right: Number, m: Number, sigma: Number, lower: Number, log_normalizer: Number) -> Shaped:
+def _cosine_mass(
+    left: Number, right: Number, m: Number, sigma: Number, lower: Number, log_normalizer: Number
+) -> Shaped:
     part = _cosine_cdf((jnp.maximum(right, left) - m) / sigma) - _cosine_cdf((left - m) / sigma)
     exists = log_normalizer > -jnp.inf
     return jnp.where(exists, part * jnp.exp(-jnp.where(exists, log_normalizer, 0)), 0.0)
@@ -242,7 +251,9 @@ def _exponential_log_density(x: Number, m: Number, sigma: Number, lower: Number,
     return -(x - lower) / sigma - (jnp.log(sigma) + log_normalizer) + 0 * m
 
 
-def _exponential_mass(left: Number, right: Number, m: Number, sigma: Number, lower: Number, log_normalizer: Number) -> Shaped:
+def _exponential_mass(
+    left: Number, right: Number, m: Number, sigma: Number, lower: Number, log_normalizer: Number
+) -> Shaped:
     width = jnp.maximum(right - left, 0)
     return -jnp.expm1(-width / sigma) * jnp.exp(-(left - lower) / sigma - log_normalizer) + 0 * m
 

@@ -11,32 +11,34 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from gyri.numerics.validation import check_array, check_scalar
 from jaxtyping import Array, Float, Int
+
+from gyri.numerics.validation import check_array, check_scalar
 
 _OFF_GRID = 1e-3  # samples
 _GRID_GUARD = 1e-6  # samples: 0.1 s at 150 Hz is 15.000000000000002
 _DENSE_KEYS = 1 << 22  # up to so many possible rows are counted by bincount, more by sorting
 _KEY_BITS = 62
 _CHUNK = 1 << 20  # events at a time
+_ARRAYS = (
+    "lag",
+    "driver",
+    "weight",
+    "n_outside",
+    "n_full",
+    "n_exposed",
+    "cut",
+    "covered",
+    "lower",
+    "upper",
+    "duration",
+    "sfreq",
+)
 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=[
-        "lag",
-        "driver",
-        "weight",
-        "n_outside",
-        "n_full",
-        "n_exposed",
-        "cut",
-        "covered",
-        "lower",
-        "upper",
-        "duration",
-        "sfreq",
-    ],
+    data_fields=_ARRAYS,
     meta_fields=["n_atoms", "n_drivers", "names"],
 )
 @dataclass(frozen=True)
@@ -209,17 +211,13 @@ def lag_table(
     }
     if not times.batched:
         arrays = {name: value[0] for name, value in arrays.items()}
-    return LagTable(
-        **arrays, n_atoms=n_atoms if times.batched else None, n_drivers=n_drivers, names=times.names
-    )
+    return LagTable(**arrays, n_atoms=n_atoms if times.batched else None, n_drivers=n_drivers, names=times.names)
 
 
 # --- input ----------------------------------------------------------------------------------------------------------------------
 
 
-def check_times(
-    events: Any, drivers: Any, *, lower: float, upper: float, t_stop: float, t_start: float = 0.0
-) -> Times:
+def check_times(events: Any, drivers: Any, *, lower: float, upper: float, t_stop: float, t_start: float = 0.0) -> Times:
     """Validate and sort event and driver times (seconds, float64); a ValueError names the argument."""
     lower, upper = check_window(lower, upper)
     t_start, t_stop = check_scalar(t_start, "t_start"), check_scalar(t_stop, "t_stop")
@@ -282,6 +280,8 @@ def check_drivers(drivers: Any) -> tuple[list[np.ndarray], tuple[str, ...]]:
 
 def check_sequence(times: Any, name: str) -> np.ndarray:
     """Return finite 1-D times as a sorted float64 array."""
+    # NumPy first: JAX would round to float32, unless its double precision is switched on.
+    times = np.asarray(times) if isinstance(times, jax.Array) else times
     array = np.asarray(check_array(times, name, ndim=1, dtype=np.float64, allow_empty=True))
     return array if np.all(array[1:] >= array[:-1]) else np.sort(array)
 
@@ -368,13 +368,13 @@ def _samples(times: np.ndarray, origin: float, sfreq: float, name: str) -> np.nd
     return ticks.astype(np.int64)
 
 
-def _most_in_window(driver: np.ndarray, clock: _Clock) -> int:
+def most_in_window(driver: np.ndarray, lower: Any, upper: Any) -> int:
     """Bound on the slots of `delays`: the most driver events that lie in one closed window."""
     if driver.size == 0:
         return 0
-    width = clock.upper - clock.lower
-    if clock.seconds == 1.0:  # floats: allow for the rounding of a delay
-        width += 8 * np.finfo(np.float64).eps * max(abs(driver[0]), abs(driver[-1]), clock.upper)
+    width = upper - lower
+    if not np.issubdtype(driver.dtype, np.integer):  # allow for the rounding of a delay
+        width += 8 * np.finfo(np.float64).eps * max(abs(driver[0]), abs(driver[-1]), upper)
     end = np.searchsorted(driver, driver + width, side="right")
     return int((end - np.arange(driver.size)).max())
 
@@ -401,7 +401,9 @@ def count_older(events: np.ndarray, driver: np.ndarray, age: Any) -> np.ndarray:
     return count
 
 
-def delays(events: np.ndarray, driver: np.ndarray, lower: Any, upper: Any) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+def delays(
+    events: np.ndarray, driver: np.ndarray, lower: Any, upper: Any
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Yield, from the most recent driver event backwards, (slot, events' indices, delays) of all delays in the window.
 
     Both times are sorted (`events` in parts at least) and in one unit: integers, compared exactly, or floats, where the delay that
@@ -463,7 +465,11 @@ def _all_rows(clock: _Clock, sizes: np.ndarray, compress: bool) -> _Rows:
     if compress and used.size:
         order = np.lexsort([*lag, *driver, atom])
         lag, driver, atom = lag[:, order], driver[:, order], atom[order]
-        new = np.any(np.diff(lag, axis=1) != 0, axis=0) | np.any(np.diff(driver, axis=1) != 0, axis=0) | (np.diff(atom) != 0)
+        new = (
+            np.any(np.diff(lag, axis=1) != 0, axis=0)
+            | np.any(np.diff(driver, axis=1) != 0, axis=0)
+            | (np.diff(atom) != 0)
+        )
         start = np.flatnonzero(np.concatenate([[True], new]))
         weight = np.diff(np.append(start, used.size)).astype(np.float64)
         lag, driver, atom = lag[:, start], driver[:, start], atom[start]
@@ -472,7 +478,7 @@ def _all_rows(clock: _Clock, sizes: np.ndarray, compress: bool) -> _Rows:
 
 def _merged_rows(clock: _Clock, sizes: np.ndarray, unit: float) -> _Rows:
     """Merge rows with equal delays (in multiples of `unit`): each row is packed in one integer, or in a few, and counted."""
-    n_slots = [_most_in_window(driver, clock) for driver in clock.drivers]
+    n_slots = [most_in_window(driver, clock.lower, clock.upper) for driver in clock.drivers]
     first, last = round(clock.lower / unit), round(clock.upper / unit)
     radix = last - first + 2  # code 0: no delay
     depth = sum(n_slots)
@@ -605,7 +611,9 @@ def coarsen(table: LagTable, n_bins: int) -> LagTable:
         Fewer rows with the same total weight; everything else is shared with `table`.
     """
     batched = table.n_atoms is not None
-    lag, driver, weight = (np.asarray(x) if batched else np.asarray(x)[None] for x in (table.lag, table.driver, table.weight))
+    lag, driver, weight = (
+        np.asarray(x) if batched else np.asarray(x)[None] for x in (table.lag, table.driver, table.weight)
+    )
     lower, upper = (float(np.ravel(x)[0]) for x in (table.lower, table.upper))
     n_atoms, depth, _ = lag.shape
     atom, row = np.nonzero(weight)
@@ -624,3 +632,34 @@ def coarsen(table: LagTable, n_bins: int) -> LagTable:
     rows = _pad(delay, owner, total, row_atom, np.zeros(n_atoms), n_atoms, lower, table.n_drivers)
     rows = {name: rows[name].astype(getattr(table, name).dtype) for name in ("lag", "driver", "weight")}
     return replace(table, **(rows if batched else {name: value[0] for name, value in rows.items()}))
+
+
+def stack(tables: Sequence[LagTable]) -> LagTable:
+    """Join tables of one atom each, with the same number of drivers, into a batched one.
+
+    Parameters
+    ----------
+    tables : sequence of LagTable
+        Not batched; their windows and drivers may differ.
+
+    Returns
+    -------
+    LagTable
+        With a leading axis as long as `tables`.
+    """
+    first = tables[0]
+    arrays = {}
+    for name in _ARRAYS:
+        leaves = [np.asarray(getattr(table, name)) for table in tables]
+        shape = np.max([leaf.shape for leaf in leaves], axis=0).astype(int) if leaves[0].ndim else ()
+        out = np.zeros((len(leaves), *shape), leaves[0].dtype)
+        if name == "lag":
+            out[:] = np.array([table.lower for table in tables]).reshape(-1, 1, 1)
+        elif name == "driver":
+            out[:] = -1
+        elif name == "cut":  # empty intervals
+            out[..., 0], out[..., 1] = 1.0, 0.0
+        for k, leaf in enumerate(leaves):
+            out[(k, *(slice(n) for n in leaf.shape))] = leaf
+        arrays[name] = out
+    return replace(first, **arrays, n_atoms=len(tables))

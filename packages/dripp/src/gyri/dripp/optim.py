@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
 from gyri.numerics.optim import damped_newton
 from gyri.numerics.validation import check_option, check_positive_int, check_scalar
-from jaxtyping import Array, Bool, Float, Int
 
 from . import init as starting
 from . import kernels
@@ -23,6 +24,7 @@ from .lags import LagTable, coarsen
 from .model import (
     Params,
     by_driver,
+    check_params,
     exposure,
     nll,
     nll_of_sums,
@@ -228,9 +230,7 @@ def _generic_m_step(
     params: Params, statistics: Statistics, table: LagTable, kernel: Kernel, bounds: Bounds, max_iter: int
 ) -> tuple[Array, Array]:
     """A few damped Newton steps on Q, profiled over alpha, for kernels without sufficient statistics."""
-    label, _, _ = _labels(
-        params, table.lag, table.driver, table.weight, table.lower, kernel, statistics.log_normalizer
-    )
+    label, _, _ = _labels(params, table.lag, table.driver, table.weight, table.lower, kernel, statistics.log_normalizer)
 
     def solve(p: Array, m: Array, sigma: Array, n_full: Array, cut: Array) -> tuple[Array, Array]:
         weight = jnp.where(table.driver == p, label, 0)
@@ -246,7 +246,9 @@ def _generic_m_step(
             log_density = jnp.where(used, jnp.log(jnp.where(used, density, 1)), 0)
             one = Params(params.baseline, x[:1], x[:1], x[1:])
             exposed = exposure(one, single, kernel, log_normalizer[None])[0]
-            return (count * jnp.log(jnp.where(exposed > 0, exposed, 1)) - (weight * log_density).sum()) / jnp.maximum(count, 1)
+            return (count * jnp.log(jnp.where(exposed > 0, exposed, 1)) - (weight * log_density).sum()) / jnp.maximum(
+                count, 1
+            )
 
         low, high = jnp.stack([bounds.m_low, bounds.sigma_low]), jnp.stack([bounds.m_high, bounds.sigma_high])
         start = jnp.stack([m, sigma]) / sigma
@@ -366,7 +368,9 @@ def _em_block(
     return jax.lax.while_loop(lambda block: ~(block.met | block.full), body, start)
 
 
-def _polish(params: Params, value: Array, table: LagTable, kernel: Kernel, bounds: Bounds) -> tuple[Params, Array, Array]:
+def _polish(
+    params: Params, value: Array, table: LagTable, kernel: Kernel, bounds: Bounds
+) -> tuple[Params, Array, Array]:
     """Damped Newton steps on the negative log-likelihood, over all parameters that are free."""
     n = table.n_drivers
     # Units: every parameter in multiples of what it may change by, so that one ridge suits all.
@@ -510,7 +514,14 @@ def _finish(state: _State, table: LagTable, kernel: Kernel, max_iter: int) -> EM
 
 @partial(jax.jit, static_argnames=("kernel", "m_step", "polish", "max_iter"))
 def _fit(
-    params: Params, history: Array, n_before: Array, table: LagTable, tol: Any, m_bounds: Any, sigma_min: Any, **static: Any
+    params: Params,
+    history: Array,
+    n_before: Array,
+    table: LagTable,
+    tol: Any,
+    m_bounds: Any,
+    sigma_min: Any,
+    **static: Any,
 ) -> EMResult:
     fit = partial(_fit_one, **(static | {"kernel": kernels.get(static["kernel"])}))
     if table.n_atoms is None:
@@ -667,20 +678,11 @@ def _check_m_bounds(m_bounds: tuple[float, float]) -> tuple[float, float]:
 
 def _check_start(init: Params, table: LagTable, kernel: str, m_bounds: Any, sigma_min: Any) -> Params:
     """Validate the values that can be seen, and move all within their bounds and off the absorbing zeros."""
+    if not any(isinstance(value, jax.core.Tracer) for value in init):
+        check_params(init, table.n_drivers, name="init")
     atoms = table.weight.shape[:-1]
-    shapes = (atoms, *3 * [(*atoms, table.n_drivers)])
-    for name, value, shape in zip(Params._fields, init, shapes):
-        if np.shape(value) != shape:
-            raise ValueError(f"init.{name}: expected shape {shape}, got {np.shape(value)}")
-        if isinstance(value, jax.core.Tracer):
-            continue
-        value = np.asarray(value)
-        if not np.all(np.isfinite(value)):
-            raise ValueError(f"init.{name}: expected finite values, got {value}")
-        if name == "sigma" and np.any(value <= 0):
-            raise ValueError(f"init.sigma: expected positive values, got {value}")
-        if name in ("baseline", "alpha") and np.any(value < 0):
-            raise ValueError(f"init.{name}: expected non-negative values, got {value}")
+    if np.shape(init.baseline) != atoms:
+        raise ValueError(f"init.baseline: expected shape {atoms}, got {np.shape(init.baseline)}")
     dtype = table.lag.dtype
 
     def project(params: Params, table: LagTable) -> Params:
@@ -703,8 +705,10 @@ def _without_drivers(table: LagTable, max_iter: int) -> EMResult:
     atoms = table.weight.shape[:-1]
     none = jnp.zeros((*atoms, 0), table.lag.dtype)
     params = Params(jnp.asarray(table.n_outside / table.duration), none, none, none)
-    value = nll(params, table, kernels.get("truncated_gaussian")) if not atoms else jax.vmap(
-        lambda p, t: nll(p, t, kernels.get("truncated_gaussian"))
-    )(params, unbatched(table))
+    value = (
+        nll(params, table, kernels.get("truncated_gaussian"))
+        if not atoms
+        else jax.vmap(lambda p, t: nll(p, t, kernels.get("truncated_gaussian")))(params, unbatched(table))
+    )
     history = jnp.full((*atoms, max_iter + 1), jnp.nan, table.lag.dtype).at[..., 0].set(value)
     return EMResult(params, value, jnp.zeros(atoms, int), jnp.ones(atoms, bool), history)
