@@ -75,7 +75,7 @@ def cover_common(seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def cover_effects(seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Estimates of alpha and coverage over strengths and widths of one driver's effect, T = 1000 s, on a 150 Hz grid.
+    """Estimates of alpha and coverage over strengths and widths of one driver's effect, T = 1000 s.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def coverage(scale: str, key: int, sweep: Any) -> Result:
     Events are exact; a recording has 3000 s with 60 % of the stimuli (1000 s and one driver for the effects). Intervals of
     baseline, alpha and sigma are on the log scale. Goodness of fit: p-values of the true parameters have to be uniform.
     """
-    n, n_effects = (60, 12) if scale == "quick" else (400, 100)
+    n, n_effects = (40, 12) if scale == "quick" else (400, 100)
     chunk = 20 if scale == "quick" else 50
     parts = sweep(cover_common, [list(range(key + i, key + i + chunk)) for i in range(0, n, chunk)])
     inside, pvalues = (np.concatenate(columns) for columns in zip(*parts, strict=True))
@@ -227,7 +227,7 @@ def significance(scale: str, key: int, sweep: Any) -> Result:
     A test at the level of 5 % has to reject 5 % of the recordings without an effect. With B shifts a p-value is a multiple of
     1 / (B + 1), so that the level is exact with B = 19 already; more shifts add power.
     """
-    n_null, n_power, n_resamples, chunk = (60, 15, 19, 30) if scale == "quick" else (400, 100, 199, 25)
+    n_null, n_power, n_resamples, chunk = (60, 10, 19, 30) if scale == "quick" else (400, 100, 199, 25)
     alphas = (0.0, 0.05, 0.1, 0.2, 0.4)
     items = []
     for alpha in alphas:
@@ -300,9 +300,9 @@ def fit_robustness(seeds: list[int]) -> dict[str, Params]:
         tables = [[one.table(edge=edge, **SHORT_WINDOW) for one in short] for edge in (True, False)]
         names = ["ends corrected", "ends ignored"]
         fits = [fit.params for fit in fit_groups(tables, **FIT)]
-        same = [record([seed, 41], 1000.0) for seed in seeds]
+        same = [record([seed, 41], 600.0) for seed in seeds]
         cosine_truth = TRUTH._replace(sigma=np.array([0.14, 0.35]))
-        cosine = [record([seed, 42], 1000.0, truth=cosine_truth, kernel="raised_cosine") for seed in seeds]
+        cosine = [record([seed, 42], 600.0, truth=cosine_truth, kernel="raised_cosine") for seed in seeds]
         groups = [
             [one.table() for one in same],
             [one.round(150.0).table(sfreq=150.0) for one in same],
@@ -321,9 +321,9 @@ def robustness(scale: str, key: int, sweep: Any) -> Result:
 
     Ends: a minute with 139 stimuli at random, 13 in the last 1.7 s window (baseline 0.585, alpha 1.16, m 0.61 s); counting
     each as seen whole is biased. Grid: the same events, exact and rounded to 150 Hz. Kernels: raised cosines fitted by a Gaussian,
-    and the other way round; alpha and the latency are what one reads from a fit. All on recordings of 1000 s.
+    and the other way round; alpha and the latency are what one reads from a fit. These are recordings of 600 s.
     """
-    n_seeds, chunk = (20, 20) if scale == "quick" else (200, 50)
+    n_seeds, chunk = (12, 12) if scale == "quick" else (200, 50)
     parts = sweep(fit_robustness, [list(range(key + i, key + i + chunk)) for i in range(0, n_seeds, chunk)])
     fits = {
         name: Params(*(np.concatenate(leaves) for leaves in zip(*(part[name] for part in parts), strict=True)))

@@ -9,13 +9,14 @@ import numpy as np
 
 from gyri.reproduce import Claim, Data, Result, experiment
 
+from ..datasets import Recording
 from ..datasets import grasshopper as load
-from ..estimator import DriPP
+from ..inference import GoodnessOfFit, goodness_of_fit
 from ..init import initialize
 from ..lags import LagTable, lag_table
 from ..model import Params, negative_log_likelihood
 from ..optim import em_step
-from .setting import fit_groups
+from .setting import fit_groups, rates
 
 WINDOW = {"lower": 0.0, "upper": 0.02}  # seconds
 DURATION = 10.0  # seconds
@@ -101,9 +102,9 @@ def grasshopper(scale: str, key: int, sweep: Any) -> Result:
         table = lag_table(data[2].events, drivers, t_stop=DURATION, edge=False, **WINDOW)
         trapped = without_baseline(table, 80)
         two = fit_groups([[table]], init="smart_start")[0]
-        model = DriPP(**WINDOW, init="smart_start").fit(data[1].events, {"loud": data[1].drivers}, t_stop=DURATION)
-        fit = model.goodness_of_fit()
-        figure = _draw(model, fit)
+        first = Params(*(leaf[2] for leaf in fits.params))
+        fit = goodness_of_fit(data[1].events, data[1].drivers, first, t_stop=DURATION, **WINDOW)
+        figure = _draw(data[1], first, fit)
     claims = []
     for i, n in enumerate((1, 2)):
         one = Params(*(np.ravel(leaf[i])[0] for leaf in fits.params))
@@ -132,22 +133,21 @@ def _likelihood(what: str, paper: float, measured: Any) -> Claim:
     return Claim.close(f"negative log-likelihood, {what}", paper, float(measured), atol=0.0015)
 
 
-def _draw(model: DriPP, fit: Any) -> Any:
+def _draw(data: Recording, params: Params, fit: GoodnessOfFit) -> Any:
     from matplotlib.figure import Figure
 
     from ..plot import plot_qq
 
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
-    events, driver = model.times_.events[0], model.times_.drivers[0]
-    delays = (events[:, None] - driver).ravel()
+    driver, baseline = data.drivers, float(params.baseline)
+    delays = (data.events[:, None] - driver).ravel()
     edges = np.linspace(0, WINDOW["upper"], 81)
     count, _ = np.histogram(delays, edges)
     left.stairs(count / (driver.size * np.diff(edges)), 1e3 * edges, fill=True, color="0.85", label="spikes after an onset")
     x = np.linspace(0, WINDOW["upper"], 2001)
-    rate = float(model.baseline_) + model.kernel_values(x)[0]
-    left.plot(1e3 * x, rate, color="C0", linewidth=2, label="fitted rate after a single onset")
-    left.axhline(float(model.baseline_), color="0.4", linestyle="--", linewidth=1.2, label="baseline")
+    left.plot(1e3 * x, rates(x, params, **WINDOW)[0], color="C0", linewidth=2, label="fitted rate after a single onset")
+    left.axhline(baseline, color="0.4", linestyle="--", linewidth=1.2, label="baseline")
     left.set(xlabel="Time after a loud onset (ms)", ylabel="Rate (spikes/s)", xlim=(0, 20), title="Recording 1")
     left.spines[["top", "right"]].set_visible(False)
     left.legend(frameon=False)
