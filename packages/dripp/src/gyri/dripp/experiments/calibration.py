@@ -1,4 +1,4 @@
-"""Ours, in addition: are intervals, tests and goodness of fit calibrated, and what do ends, grids and wrong kernels do?"""
+"""Ours, in addition: calibration of intervals and tests; ends of the recording, grids, kernels of the wrong shape."""
 
 from typing import Any
 
@@ -107,12 +107,15 @@ def cover_effects(seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:
     return params.alpha[:, 0].reshape(shape), np.stack(inside).reshape(*shape, 4)
 
 
-@experiment(paper="dripp", figure="In addition", title="95 % intervals cover, and the true model passes its goodness of fit")
+@experiment(
+    paper="dripp", figure="In addition", title="95 % intervals cover, and the true model passes its goodness of fit"
+)
 def coverage(scale: str, key: int, sweep: Any) -> Result:
-    """Wald intervals from the observed information, in the paper's synthetic setting and over strengths and widths of an effect.
+    """Wald intervals, in the paper's synthetic setting and over strengths and widths of an effect.
 
-    Events are exact; a recording has 3000 s with 60 % of the stimuli (1000 s and one driver for the effects). Intervals of
-    baseline, alpha and sigma are on the log scale. Goodness of fit: p-values of the true parameters have to be uniform.
+    Events are exact; a recording has 3000 s with 60 % of the stimuli (1000 s and one driver for the effects).
+    Intervals of baseline, alpha and sigma are on the log scale. Goodness of fit: p-values of the true parameters
+    have to be uniform.
     """
     n, n_effects = (40, 12) if scale == "quick" else (400, 100)
     chunk = 20 if scale == "quick" else 50
@@ -150,7 +153,7 @@ def coverage(scale: str, key: int, sweep: Any) -> Result:
         "Goodness of fit": _draw_pvalues(pvalues[:, 0]),
     }
     captions = {
-        "Coverage and error": "Left: estimates of alpha (median, range). Right: coverage of the 95 % intervals of all parameters.",
+        "Coverage and error": "Estimates of alpha (median, range), and coverage of the 95 % intervals of all parameters.",
         "Goodness of fit": "p-values of the true model, sorted: on the diagonal if they are uniform.",
     }
     return Result(claims, figures, Data.simulated(f"{n} recordings of 3000 s, {alpha.size} of 1000 s"), captions)
@@ -222,19 +225,17 @@ def run_tests(item: tuple[list[int], float, int]) -> np.ndarray:
 
 @experiment(paper="dripp", figure="In addition", title="The test of a driver keeps its level and finds weak effects")
 def significance(scale: str, key: int, sweep: Any) -> Result:
-    """Likelihood-ratio test with circular shifts: recordings of 240 s with about 140 stimuli, with and without an effect.
+    """Likelihood-ratio test with circular shifts: recordings of 240 s and 140 stimuli, with and without an effect.
 
-    A test at the level of 5 % has to reject 5 % of the recordings without an effect. With B shifts a p-value is a multiple of
-    1 / (B + 1), so that the level is exact with B = 19 already; more shifts add power.
+    A test at the level of 5 % has to reject 5 % of the recordings without an effect. With B shifts a p-value is a
+    multiple of 1 / (B + 1), so that the level is exact with B = 19 already; more shifts add power.
     """
-    n_null, n_power, n_resamples, chunk = (60, 10, 19, 30) if scale == "quick" else (400, 100, 199, 25)
+    n_null, n_power, n_resamples, chunk = (40, 10, 19, 20) if scale == "quick" else (400, 100, 199, 25)
     alphas = (0.0, 0.05, 0.1, 0.2, 0.4)
     items = []
     for alpha in alphas:
         n = n_power if alpha else n_null
-        items += [
-            (list(range(key + i, key + min(i + chunk, n))), alpha, n_resamples) for i in range(0, n, chunk)
-        ]
+        items += [(list(range(key + i, key + min(i + chunk, n))), alpha, n_resamples) for i in range(0, n, chunk)]
     pvalues: dict[float, list[np.ndarray]] = {alpha: [] for alpha in alphas}
     for (_, alpha, _), values in zip(items, sweep(run_tests, items), strict=True):
         pvalues[alpha].append(values)
@@ -272,7 +273,7 @@ SHORT_WINDOW = {"lower": 0.0, "upper": 1.7}
 
 
 def short_recording(seed: int) -> Recording:
-    """A minute with 139 stimuli at any time, 13 of them in the last window: ends matter."""
+    """Simulate a minute with 139 stimuli at any time, 13 of them in the last window: ends matter."""
     rng = np.random.default_rng([seed, 40])
     late = rng.uniform(60 - 1.7, 60, 13)
     driver = np.sort(np.concatenate([rng.uniform(0, 60 - 1.7, 126), late]))
@@ -300,9 +301,9 @@ def fit_robustness(seeds: list[int]) -> dict[str, Params]:
         tables = [[one.table(edge=edge, **SHORT_WINDOW) for one in short] for edge in (True, False)]
         names = ["ends corrected", "ends ignored"]
         fits = [fit.params for fit in fit_groups(tables, **FIT)]
-        same = [record([seed, 41], 600.0) for seed in seeds]
+        same = [record([seed, 41], 300.0) for seed in seeds]
         cosine_truth = TRUTH._replace(sigma=np.array([0.14, 0.35]))
-        cosine = [record([seed, 42], 600.0, truth=cosine_truth, kernel="raised_cosine") for seed in seeds]
+        cosine = [record([seed, 42], 300.0, truth=cosine_truth, kernel="raised_cosine") for seed in seeds]
         groups = [
             [one.table() for one in same],
             [one.round(150.0).table(sfreq=150.0) for one in same],
@@ -317,11 +318,12 @@ def fit_robustness(seeds: list[int]) -> dict[str, Params]:
 
 @experiment(paper="dripp", figure="In addition", title="Ends of the recording, sampling grids and wrong kernels")
 def robustness(scale: str, key: int, sweep: Any) -> Result:
-    """What the paper leaves open: windows that the end of the recording cuts, times rounded to 150 Hz, and kernels of another shape.
+    """Show what the paper leaves open: windows cut by the end, times rounded to 150 Hz, kernels of another shape.
 
-    Ends: a minute with 139 stimuli at random, 13 in the last 1.7 s window (baseline 0.585, alpha 1.16, m 0.61 s); counting
-    each as seen whole is biased. Grid: the same events, exact and rounded to 150 Hz. Kernels: raised cosines fitted by a Gaussian,
-    and the other way round; alpha and the latency are what one reads from a fit. These are recordings of 600 s.
+    Ends: a minute with 139 stimuli at random, 13 in the last 1.7 s window (baseline 0.585, alpha 1.16, m 0.61 s);
+    counting each as seen whole is biased. Grid: the same events, exact and rounded to 150 Hz. Kernels: raised
+    cosines fitted by a Gaussian, and the other way round; alpha and the latency are what one reads from a fit.
+    These are recordings of 300 s.
     """
     n_seeds, chunk = (12, 12) if scale == "quick" else (200, 50)
     parts = sweep(fit_robustness, [list(range(key + i, key + i + chunk)) for i in range(0, n_seeds, chunk)])
@@ -345,13 +347,22 @@ def robustness(scale: str, key: int, sweep: Any) -> Result:
     for field in FIELDS:
         difference = relative(*(np.reshape(getattr(fit, field), (n_seeds, -1)) for fit in (grid, exact)))
         # A kernel of 50 ms on samples of 7 ms: rounding adds 0.07 % to its variance.
-        claims.append(Claim.at_most(f"{field}, 150 Hz grid and exact times: relative difference", None, difference, 0.02))
-    for name, words in (("gaussian of cosine", "raised cosines fitted by a Gaussian"), ("cosine of gaussian", "the reverse")):
+        claims.append(
+            Claim.at_most(f"{field}, 150 Hz grid and exact times: relative difference", None, difference, 0.02)
+        )
+    for name, words in (
+        ("gaussian of cosine", "raised cosines fitted by a Gaussian"),
+        ("cosine of gaussian", "the reverse"),
+    ):
         for field, true in (("alpha", 0.8), ("m", 0.4)):
             error = np.median(getattr(fits[name], field), axis=0) / true - 1
-            claims.append(Claim.between(f"{field}, {words}: relative error of the median, by driver", 0.0, error, -0.1, 0.1))
+            claims.append(
+                Claim.between(f"{field}, {words}: relative error of the median, by driver", 0.0, error, -0.1, 0.1)
+            )
     figure = _draw_robustness(fits)
-    captions = {"Robustness": "Estimates of each seed; dashed: truth. Left: one driver. Right: both drivers, sharp and wide."}
+    captions = {
+        "Robustness": "Estimates of each seed; dashed: truth. Left: one driver. Right: both drivers, sharp and wide."
+    }
     return Result(claims, {"Robustness": figure}, Data.simulated(f"{n_seeds} seeds"), captions)
 
 

@@ -16,8 +16,9 @@ EVENT_ID = {"audio": (1, 2, 3, 5), "visual": (1, 2, 3, 6)}  # codes 1 to 3 are b
 NOTCH = (50.0, 100.0)  # Hz
 WINDOW = {"lower": 0.0, "upper": 0.9}
 NEEDS = (
-    'MNE (pip install "gyri-dripp[mne]"), a recording of the passive task of Cam-CAN (restricted access: cam-can.org) in the .fif file '
-    f"that {RECORDING_VARIABLE} names, and activations of 20 atoms of 0.5 s in the file that {VARIABLE} names; {LEARNING}"
+    'MNE (pip install "gyri-dripp[mne]"), a recording of the passive task of Cam-CAN (restricted access: cam-can.org) in '
+    f"the .fif file that {RECORDING_VARIABLE} names, and activations of 20 atoms of 0.5 s in the file that "
+    f"{VARIABLE} names; {LEARNING}"
 )
 
 
@@ -39,11 +40,12 @@ def load() -> Any:
 
 @experiment(paper="dripp", figure="Cam-CAN", title="Cam-CAN: atoms evoked by sounds and checkerboards")
 def camcan(scale: str, key: int, sweep: Any) -> Result:
-    """Gradiometers, notch 50 and 100 Hz, high pass 2 Hz, 150 Hz; audio and visual stimuli; window 0 to 0.9 s; threshold 0.
+    """Gradiometers, notch 50 and 100 Hz, high pass 2 Hz, 150 Hz; sounds and images; window 0 to 0.9 s; threshold 0.
 
     The recording, a .fif file, is named by GYRI_DRIPP_CAMCAN_RECORDING; activations come from the file that
-    GYRI_DRIPP_CAMCAN_ACTIVATIONS names: an .npz with ``z``, shape (20, n_times), and ``atoms``, shape (20, 75), as learnt from the
-    recording preprocessed in this way (the paper: rank-1 convolutional dictionary learning, regularisation 0.2 of the largest).
+    GYRI_DRIPP_CAMCAN_ACTIVATIONS names: an .npz with ``z``, shape (20, n_times), and ``atoms``, shape (20, 75), as
+    learnt from the recording preprocessed in this way (the paper: rank-1 convolutional dictionary learning,
+    regularisation 0.2 of the largest).
     """
     raw, activations = load(), find_activations(VARIABLE)
     wanted = ("atoms that answer to a stimulus (alpha / baseline above 2)", "some, and artifacts that do not")

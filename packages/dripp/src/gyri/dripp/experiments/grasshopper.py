@@ -26,7 +26,12 @@ REFERENCE = {1: (55.05, 0.669, 6.96, 0.459, -3687.097), 2: (12.27, 0.322, 7.45, 
 REFERENCE_EDGE = -3687.125
 TRAP = -3446.0
 ESCAPE = -3468.3
-_QUANTITIES = (("baseline", "1/s", 1, 0.005), ("alpha", "", 1, 5e-4), ("m", "ms", 1e3, 0.005), ("sigma", "ms", 1e3, 5e-4))
+_QUANTITIES = (
+    ("baseline", "1/s", 1, 0.005),
+    ("alpha", "", 1, 5e-4),
+    ("m", "ms", 1e3, 0.005),
+    ("sigma", "ms", 1e3, 5e-4),
+)
 
 
 def middle_of_quiet(recording: int, threshold: float) -> np.ndarray:
@@ -58,7 +63,7 @@ def middle_of_quiet(recording: int, threshold: float) -> np.ndarray:
 
 
 def without_baseline(table: LagTable, n_iter: int) -> float:
-    """Likelihood that EM reaches from a baseline of zero, from which it cannot move: the published code's start on such data.
+    """Likelihood that EM reaches from a baseline of zero, which it cannot leave: the published code's start here.
 
     Parameters
     ----------
@@ -80,13 +85,15 @@ def without_baseline(table: LagTable, n_iter: int) -> float:
     return float(negative_log_likelihood(params, table))
 
 
-@experiment(paper="dripp", figure="Real data, in addition", title="Loud sound makes a grasshopper's receptor fire 7 ms later")
+@experiment(
+    paper="dripp", figure="Real data, in addition", title="Loud sound makes a grasshopper's receptor fire 7 ms later"
+)
 def grasshopper(scale: str, key: int, sweep: Any) -> Result:
-    """Two recordings of 10 s: the spikes are the events, up-crossings of a threshold by the sound's envelope the driver.
+    """Two recordings of 10 s: spikes are the events, up-crossings of a threshold by the sound's envelope the driver.
 
-    The figures compared with are the published code's on the same data: ours are the same to its digits without the correction at
-    the ends. On the second recording, with a second driver (the middles of quiet spans) every spike has a delay: the published
-    code then starts from a baseline of zero and cannot leave it.
+    The figures compared with are the published code's on the same data: ours are the same to its digits without the
+    correction at the ends. On the second recording, with a second driver (the middles of quiet spans) every spike
+    has a delay: the published code then starts from a baseline of zero and cannot leave it.
     """
     if find_spec("nitime") is None:
         missing = [Claim.not_run("spikes per loud onset (alpha), recording 1", REFERENCE[1][1])]
@@ -125,7 +132,9 @@ def grasshopper(scale: str, key: int, sweep: Any) -> Result:
 
 
 _SECOND = "the published run does not say at which sample a quiet span counts: other choices give -3450 to -3452"
-_MISFIT = "spikes have a refractory period, which the model has not: it finds when they come, not how they avoid one another"
+_MISFIT = (
+    "spikes have a refractory period, which the model has not: it finds when they come, not how they avoid one another"
+)
 
 
 def _likelihood(what: str, paper: float, measured: Any) -> Claim:
@@ -144,7 +153,9 @@ def _draw(data: Recording, params: Params, fit: GoodnessOfFit) -> Any:
     delays = (data.events[:, None] - driver).ravel()
     edges = np.linspace(0, WINDOW["upper"], 81)
     count, _ = np.histogram(delays, edges)
-    left.stairs(count / (driver.size * np.diff(edges)), 1e3 * edges, fill=True, color="0.85", label="spikes after an onset")
+    left.stairs(
+        count / (driver.size * np.diff(edges)), 1e3 * edges, fill=True, color="0.85", label="spikes after an onset"
+    )
     x = np.linspace(0, WINDOW["upper"], 2001)
     left.plot(1e3 * x, rates(x, params, **WINDOW)[0], color="C0", linewidth=2, label="fitted rate after a single onset")
     left.axhline(baseline, color="0.4", linestyle="--", linewidth=1.2, label="baseline")

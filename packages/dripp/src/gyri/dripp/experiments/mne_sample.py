@@ -13,8 +13,8 @@ EVENT_ID = {"auditory": (1, 2), "visual": (3, 4)}
 NOTCH = (60.0, 120.0, 180.0)  # Hz
 THRESHOLD = 0.6e-10
 NEEDS = (
-    'MNE (pip install "gyri-dripp[mne]"), its sample data set (mne.datasets.sample.data_path()), and activations of 40 atoms of 1 s '
-    f"in the file that {VARIABLE} names; {LEARNING}"
+    'MNE (pip install "gyri-dripp[mne]"), its sample data set (mne.datasets.sample.data_path()), and activations of '
+    f"40 atoms of 1 s in the file that {VARIABLE} names; {LEARNING}"
 )
 # Published estimates of atom 2 (auditory) and 6 (visual): baseline, alpha, m (ms), sigma (ms), alpha / baseline.
 PUBLISHED = {"auditory": (0.0941, 0.786, 86.0, 8.0, 8.4), "visual": (0.136, 0.613, 187.8, 13.9, 4.5)}
@@ -43,10 +43,10 @@ def load() -> Any:
 def mne_sample(scale: str, key: int, sweep: Any) -> Result:
     """Gradiometers, notch 60, 120 and 180 Hz, high pass 2 Hz, 150 Hz; auditory and visual stimuli; window 30 to 500 ms.
 
-    Activations come from the file that GYRI_DRIPP_SAMPLE_ACTIVATIONS names: an .npz with ``z``, shape (40, n_times), in the
-    recording's unit, and ``atoms``, shape (40, 150), as learnt from the recording preprocessed in this way (the paper: rank-1 greedy
-    convolutional dictionary learning, regularisation 0.1 of the largest, in 10 splits). The dictionary starts at random: the pattern
-    is compared, not each number.
+    Activations come from the file that GYRI_DRIPP_SAMPLE_ACTIVATIONS names: an .npz with ``z``, shape (40,
+    n_times), in the recording's unit, and ``atoms``, shape (40, 150), as learnt from the recording preprocessed in
+    this way (the paper: rank-1 greedy convolutional dictionary learning, regularisation 0.1 of the largest, in 10
+    splits). The dictionary starts at random: the pattern is compared, not each number.
     """
     raw, activations = load(), find_activations(VARIABLE)
     if raw is None or activations is None:

@@ -38,13 +38,17 @@ def load() -> Any:
     return mne.io.read_raw_fif(file, preload=True, verbose="error")
 
 
-@experiment(paper="dripp", figure="Figures 5, A.3 and A.4", title="MNE somato: an evoked atom, and rhythms that rebound after a second")
+@experiment(
+    paper="dripp",
+    figure="Figures 5, A.3 and A.4",
+    title="MNE somato: an evoked atom, and rhythms that rebound after a second",
+)
 def mne_somato(scale: str, key: int, sweep: Any) -> Result:
     """Gradiometers, notch 50 and 100 Hz, high pass 2 Hz, 150 Hz; somatosensory stimuli; window 0 to 2 s; threshold 1e-10.
 
-    Activations come from the file that GYRI_DRIPP_SOMATO_ACTIVATIONS names: an .npz with ``z``, shape (20, n_times), in the
-    recording's unit, and ``atoms``, shape (20, 80), as learnt from the recording preprocessed in this way (the paper: rank-1 greedy
-    convolutional dictionary learning, regularisation 0.2 of the largest).
+    Activations come from the file that GYRI_DRIPP_SOMATO_ACTIVATIONS names: an .npz with ``z``, shape (20,
+    n_times), in the recording's unit, and ``atoms``, shape (20, 80), as learnt from the recording preprocessed in
+    this way (the paper: rank-1 greedy convolutional dictionary learning, regularisation 0.2 of the largest).
     """
     raw, activations = load(), find_activations(VARIABLE)
     wanted = (

@@ -1,7 +1,7 @@
 """M/EEG recordings with activations of a dictionary that was learnt elsewhere: what the experiments on real data share.
 
-A file of activations is an .npz with ``z``, shape (n_atoms, n_times), and ``atoms``, the waveforms, shape (n_atoms, n_times_atom),
-or an .npy with ``z`` alone. Its path is in an environment variable that each experiment names.
+A file of activations is an .npz with ``z``, shape (n_atoms, n_times), and ``atoms``, the waveforms, shape (n_atoms,
+n_times_atom), or an .npy with ``z`` alone. Its path is in an environment variable that each experiment names.
 """
 
 import os
@@ -71,11 +71,13 @@ def has_mne() -> bool:
     return find_spec("mne") is not None
 
 
-def prepare(raw: Any, *, notch: Sequence[float], high_pass: float = 2.0, sfreq: float = SFREQ) -> tuple[Any, np.ndarray]:
+def prepare(
+    raw: Any, *, notch: Sequence[float], high_pass: float = 2.0, sfreq: float = SFREQ
+) -> tuple[Any, np.ndarray]:
     """Preprocess a recording as the paper does before it learns a dictionary.
 
-    Gradiometers alone, notch filters at the mains and its harmonics, a high pass, then a lower sampling frequency; stimuli are
-    found before that, and moved to the new samples.
+    Gradiometers alone, notch filters at the mains and its harmonics, a high pass, then a lower sampling frequency;
+    stimuli are found before that, and moved to the new samples.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The paper's synthetic setting, and what several experiments share: recordings, batches of fits, the error of a kernel."""
+"""The paper's synthetic setting, and what several experiments share: recordings, batches of fits, errors."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -121,7 +121,8 @@ def fit_groups(groups: Sequence[Sequence[LagTable]], **options: Any) -> list[EMR
     for g, group in enumerate(groups):
         part = jax.tree.map(lambda leaf, g=g: np.asarray(leaf)[g * size : (g + 1) * size], table)
         result = em(rename(part, size), **options)
-        results.append(jax.tree.map(lambda leaf, n=len(group): np.asarray(leaf)[:n], result))
+        n_tables = len(group)
+        results.append(jax.tree.map(lambda leaf, n=n_tables: np.asarray(leaf)[:n], result))
     return results
 
 

@@ -1,4 +1,4 @@
-"""Synthetic MEG, a stand-in for the MNE sample data of figure 4: from channels to activations to stimuli and latencies."""
+"""Synthetic MEG, a stand-in for the MNE sample data of figure 4: from channels to stimuli and latencies."""
 
 from typing import Any, NamedTuple
 
@@ -85,7 +85,7 @@ def make_drivers(rng: np.random.Generator) -> list[np.ndarray]:
 
 
 def make_events(rng: np.random.Generator, drivers: list[np.ndarray]) -> list[np.ndarray]:
-    """Spontaneous events, and at most one response to a stimulus, with probability alpha: two within 10 ms would be one."""
+    """Draw spontaneous events, and one response to a stimulus with probability alpha: two at a time would look as one."""
     events = []
     for baseline, alpha, m, sigma in zip(*PUBLISHED, strict=True):
         times = [rng.uniform(0, DURATION, rng.poisson(baseline * DURATION))]
@@ -142,7 +142,7 @@ def activate(sources: Sources, stop: float = 3.0) -> Float[np.ndarray, "n_atoms 
     spatial, temporal = sources.spatial, sources.temporal
     projected = spatial @ sources.x
     left = np.stack([np.correlate(row, wave, "valid") for row, wave in zip(projected, temporal, strict=True)])
-    n_atoms, n_times = left.shape
+    n_times = left.shape[1]
     # What a unit of atom l at sample 0 adds to the correlation with atom k at samples -n+1 ... n-1.
     cross = np.array([[np.correlate(b, a, "full") for a in temporal] for b in temporal]).transpose(1, 0, 2)
     cross *= (spatial @ spatial.T)[..., None]
@@ -169,7 +169,7 @@ def tabulate(events: list[np.ndarray], drivers: list[np.ndarray], **window: floa
 
 
 class Fits(NamedTuple):
-    """Estimates over seeds: the fit of figure 4, over upper ends of the window, over thresholds (pooled, then per atom)."""
+    """Estimates over seeds: of figure 4, over upper ends of the window, over thresholds (pooled, then per atom)."""
 
     main: Params
     uppers: Params
@@ -246,22 +246,29 @@ def claim_pattern(params: Params, *, tolerance: float = 1.0) -> list[Claim]:
             quantity = f"{field}, {name} atom"
             paper = round(factor * float(paper), 4)
             claims.append(Claim.close(quantity, paper, factor * ours, atol=tolerance * atol, unit=unit))
-        claims.append(Claim.at_most(f"alpha of the other driver, {name} atom", 0.0, params.alpha[:, atom, 1 - driver], 0.06))
+        claims.append(
+            Claim.at_most(f"alpha of the other driver, {name} atom", 0.0, params.alpha[:, atom, 1 - driver], 0.06)
+        )
         paper = {2: 8.4, 3: 4.5}[atom]
         claims.append(Claim.at_least(f"alpha / baseline, {name} atom", paper, ratio[:, atom, driver], 2.0))
-    for atom in (0, 1):
-        claims.append(Claim.at_most(f"alpha / baseline, {ATOMS[atom]}, largest", "< 0.3", ratio[:, atom].max(-1), 0.3))
-    return claims
+    artifacts = [
+        Claim.at_most(f"alpha / baseline, {ATOMS[atom]}, largest", "< 0.3", ratio[:, atom].max(-1), 0.3)
+        for atom in (0, 1)
+    ]
+    return claims + artifacts
 
 
-@experiment(paper="dripp", figure="Figure 4 and sensitivity tables", title="Which atoms answer to which stimuli: synthetic MEG")
+@experiment(
+    paper="dripp", figure="Figure 4 and sensitivity tables", title="Which atoms answer to which stimuli: synthetic MEG"
+)
 def synthetic_meg(scale: str, key: int, sweep: Any) -> Result:
-    """Thirty channels at 150 Hz for 278 s: heartbeats and blinks without an effect, an auditory and a visual response, white noise.
+    """Thirty channels at 150 Hz for 278 s: heartbeats, blinks, an auditory and a visual response, white noise.
 
-    Rates, probabilities of a response and delays are those that the paper's code published for the MNE sample data. Activations are found
-    by matching pursuit with the known dictionary (learning it comes with a later release), events as in the paper: shifted to the
-    peak, one within 10 ms, above a threshold. Then the fit of figure 4, and its sensitivity to the window's upper end b (a = 0; the
-    published code fails from b = 2 s on) and to the threshold (percentiles of all activations pooled, or of each atom's).
+    Rates, probabilities of a response and delays are those that the paper's code published for the MNE sample data.
+    Activations are found by matching pursuit with the known dictionary (learning it comes with a later release),
+    events as in the paper: shifted to the peak, one within 10 ms, above a threshold. Then the fit of figure 4, and
+    its sensitivity to the window's upper end b (a = 0; the published code fails from b = 2 s on) and to the
+    threshold (percentiles of all activations pooled, or of each atom's).
     """
     n_seeds, chunk = (5, 5) if scale == "quick" else (20, 5)
     parts = sweep(fit_seeds, [list(range(key + i, key + i + chunk)) for i in range(0, n_seeds, chunk)])
@@ -278,7 +285,10 @@ def synthetic_meg(scale: str, key: int, sweep: Any) -> Result:
         for field, factor, unit, bound in (("alpha", 1, "", 0.1), ("m", 1e3, "ms", 2.0), ("sigma", 1e3, "ms", 2.0)):
             values = factor * getattr(fits.uppers, field)[..., atom, driver]
             change = np.abs(values - values[0]).max(0)
-            note = {2: "published code: m = -1 s at b = 2 s, no effect or NaN from 5 s on", 3: "published code: m = 884 ms"}
+            note = {
+                2: "published code: m = -1 s at b = 2 s, no effect or NaN from 5 s on",
+                3: "published code: m = 884 ms",
+            }
             quantity = f"{field}, {name} atom: largest change from b = 0.5 s to any b up to 10 s"
             claims.append(Claim.at_most(quantity, "stays up to b = 1 s", change, bound, unit=unit, note=note[atom]))
     for i, kind in enumerate(("pooled", "per atom")):
@@ -294,8 +304,8 @@ def synthetic_meg(scale: str, key: int, sweep: Any) -> Result:
             claims.append(Claim.at_most(quantity, paper, alpha[-1] / alpha[0], 0.9))
     figures = {"Figure 4": _draw_atoms(record_meg(key), fits.main), "Sensitivity": _draw_sensitivity(fits)}
     captions = {
-        "Figure 4": f"Waveform of each atom, and its rate after a stimulus: {n_seeds} recordings, and the truth (dashed).",
-        "Sensitivity": "Estimates against the upper end of the window, and against the percentile below which activations are left out.",
+        "Figure 4": f"Waveform of each atom, and its rate after a stimulus: {n_seeds} recordings; dashed: truth.",
+        "Sensitivity": "Estimates against the upper end of the window, and the percentile below which activations are left out.",
     }
     data = Data.stand_in(for_="MNE sample", used=f"synthetic MEG with the published parameters, {n_seeds} recordings")
     return Result(claims, figures, data, captions)
@@ -342,7 +352,9 @@ def _draw_sensitivity(fits: Fits) -> Any:
                 axes[row, column].errorbar(x, median, spread, fmt="o-", capsize=3, color=f"C{i}", label=label)
             if column:
                 paper = PUBLISHED_ALPHA[atom]
-                axes[0, 1].plot(x, paper, "x--", color=f"C{i}", alpha=0.6, label=f"{ATOMS[atom]} atom, paper's (MNE sample)")
+                axes[0, 1].plot(
+                    x, paper, "x--", color=f"C{i}", alpha=0.6, label=f"{ATOMS[atom]} atom, paper's (MNE sample)"
+                )
     axes[0, 0].set(ylabel="alpha", title="Upper end of the window")
     axes[1, 0].set(ylabel="m (ms)", xlabel="b (s)", xscale="log")
     axes[1, 0].set_xticks(UPPERS, [f"{upper:g}" for upper in UPPERS])
