@@ -1,4 +1,4 @@
-"""The front door: a scikit-learn style estimator over the lag table, the EM algorithm and the tests. It holds no mathematics."""
+"""The front door: a scikit-learn style estimator over lag table, EM and tests. It holds no mathematics."""
 
 import warnings
 from dataclasses import fields, replace
@@ -82,7 +82,8 @@ class DriPP(BaseEstimator):
 
     Notes
     -----
-    Allain, Gramfort, Moreau (2022), DriPP: Driven Point Processes to Model Stimuli Induced Patterns in M/EEG Signals, ICLR.
+    Allain, Gramfort, Moreau (2022), DriPP: Driven Point Processes to Model Stimuli Induced Patterns in M/EEG Signals,
+    ICLR.
 
     Examples
     --------
@@ -129,7 +130,7 @@ class DriPP(BaseEstimator):
         self.random_state = random_state
         self.progress = progress
 
-    # --- fit --------------------------------------------------------------------------------------------------------------------
+    # --- fit ----------------------------------------------------------------------------------------------------------
 
     def fit(self, events: Any, drivers: Any = None, *, t_stop: float | None = None, t_start: float = 0.0) -> "DriPP":
         """Estimate the parameters by maximum likelihood.
@@ -148,7 +149,8 @@ class DriPP(BaseEstimator):
         Returns
         -------
         DriPP
-            Itself. Ctrl-C keeps the atoms that are done, leaves the others at their starting values (``converged_`` tells) and warns.
+            Itself. Ctrl-C keeps the atoms that are done, leaves the others at their starting values (``converged_``
+            tells) and warns.
 
         Raises
         ------
@@ -248,7 +250,7 @@ class DriPP(BaseEstimator):
         with np.errstate(divide="ignore", invalid="ignore"):
             self.ratio_ = np.where(alpha > 0, alpha / baseline, 0)
 
-    # --- use --------------------------------------------------------------------------------------------------------------------
+    # --- use ----------------------------------------------------------------------------------------------------------
 
     def score(
         self, events: Any, drivers: Any = None, *, t_stop: float | None = None, t_start: float | None = None
@@ -430,7 +432,7 @@ class DriPP(BaseEstimator):
             **self._refit_kwargs(),
         )
 
-    # --- show -------------------------------------------------------------------------------------------------------------------
+    # --- show ---------------------------------------------------------------------------------------------------------
 
     def _rows(self) -> list[dict]:
         check_is_fitted(self)
@@ -500,7 +502,7 @@ class DriPP(BaseEstimator):
             return plot.plot_qq(test.rescaled, pvalue=test.pvalue, ax=ax)
         return plot.plot_qq(test.rescaled[atom], pvalue=test.pvalue[atom], title=f"Atom {atom}", ax=ax)
 
-    # --- keep -------------------------------------------------------------------------------------------------------------------
+    # --- keep ---------------------------------------------------------------------------------------------------------
 
     def save(self, path: Any) -> None:
         """Write the fitted model with its data to one file (no pickle), exactly at `path`."""
@@ -551,7 +553,7 @@ class DriPP(BaseEstimator):
         fitted._keep(times, LagTable(**tree["table"], **layout), result)
         return fitted
 
-    # --- what the last fit knows --------------------------------------------------------------------------------------------------
+    # --- what the last fit knows --------------------------------------------------------------------------------------
 
     def _events(self) -> Any:
         check_is_fitted(self)

@@ -1,7 +1,8 @@
 """The lag table: all that the likelihood needs of event times and driver times, built once on the host in float64.
 
-For every event, the delays since the driver events that may have triggered it. Events with the same delays are merged into one row
-with a multiplicity, so that on a sampling grid the size of the table does not depend on the number of events.
+For every event, the delays since the driver events that may have triggered it. Events with the same delays are merged
+into one row with a multiplicity, so that on a sampling grid the size of the table does not depend on the number of
+events.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -137,8 +138,8 @@ def lag_table(
     Parameters
     ----------
     events : array-like, shape (n_events,), or list of K of them
-        Event times in seconds, in ``[t_start, t_stop]``, in any order; duplicates count. A list of sequences (the events of
-        several atoms) gives every array of the result a leading axis ``K``.
+        Event times in seconds, in ``[t_start, t_stop]``, in any order; duplicates count. A list of sequences (the
+        events of several atoms) gives every array of the result a leading axis ``K``.
     drivers : array-like, list of array-like, dict of array-like, or None
         Times of the driver events in seconds, in any order; they may lie outside ``[t_start, t_stop]``.
     lower, upper : float
@@ -146,10 +147,11 @@ def lag_table(
     t_stop, t_start : float
         Observation window in seconds.
     sfreq : float, optional
-        Sampling frequency in Hz, if all times lie on one sampling grid. Delays are then exact multiples of ``1 / sfreq``.
+        Sampling frequency in Hz, if all times lie on one sampling grid. Delays are then exact multiples of ``1 /
+        sfreq``.
     edge : bool
-        Correct for driver events whose window is cut by the ends of the recording. False counts each as seen whole, as the
-        paper's code does.
+        Correct for driver events whose window is cut by the ends of the recording. False counts each as seen whole, as
+        the paper's code does.
     compress : bool, optional
         Merge events with the same delays. By default on a grid, or with `resolution`, only.
     resolution : float, optional
@@ -170,8 +172,8 @@ def lag_table(
 
     Notes
     -----
-    Costs ``O((n_events + n_driver_events) log)`` operations and no Python loop over events. Allain, Gramfort, Moreau (2022),
-    section 3.
+    Costs ``O((n_events + n_driver_events) log)`` operations and no Python loop over events. Allain, Gramfort, Moreau
+    (2022), section 3.
 
     Examples
     --------
@@ -214,7 +216,7 @@ def lag_table(
     return LagTable(**arrays, n_atoms=n_atoms if times.batched else None, n_drivers=n_drivers, names=times.names)
 
 
-# --- input ----------------------------------------------------------------------------------------------------------------------
+# --- input ------------------------------------------------------------------------------------------------------------
 
 
 def check_times(events: Any, drivers: Any, *, lower: float, upper: float, t_stop: float, t_start: float = 0.0) -> Times:
@@ -293,7 +295,7 @@ def pad_size(n: int) -> int:
     return max(-(-n // step) * step, 1)
 
 
-# --- windows --------------------------------------------------------------------------------------------------------------------
+# --- windows ----------------------------------------------------------------------------------------------------------
 
 
 def _exposure(times: Times, edge: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -331,7 +333,7 @@ def _covered(times: Times) -> float:
     return float((right - left).sum())
 
 
-# --- rows -----------------------------------------------------------------------------------------------------------------------
+# --- rows -------------------------------------------------------------------------------------------------------------
 
 
 class _Clock(NamedTuple):
@@ -380,7 +382,7 @@ def most_in_window(driver: np.ndarray, lower: Any, upper: Any) -> int:
 
 
 def count_older(events: np.ndarray, driver: np.ndarray, age: Any) -> np.ndarray:
-    """Count, for every event, the driver events that are at least `age` older, by the delay ``event - driver`` as computed."""
+    """Count, for every event, the driver events at least `age` older, by the delay ``event - driver`` as computed."""
     if driver.size < events.size and np.all(events[1:] >= events[:-1]):
         # Search the fewer in the more, then count: half the time of the other way round.
         position = np.searchsorted(events, driver + age, side="left")
@@ -406,8 +408,8 @@ def delays(
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Yield, from the most recent driver event backwards, (slot, events' indices, delays) of all delays in the window.
 
-    Both times are sorted (`events` in parts at least) and in one unit: integers, compared exactly, or floats, where the delay that
-    is compared is the one that is returned. The number of slots is at most `most_in_window`.
+    Both times are sorted (`events` in parts at least) and in one unit: integers, compared exactly, or floats, where
+    the delay that is compared is the one that is returned. The number of slots is at most `most_in_window`.
     """
     if driver.size == 0 or events.size == 0:
         return
@@ -477,7 +479,7 @@ def _all_rows(clock: _Clock, sizes: np.ndarray, compress: bool) -> _Rows:
 
 
 def _merged_rows(clock: _Clock, sizes: np.ndarray, unit: float) -> _Rows:
-    """Merge rows with equal delays (in multiples of `unit`): each row is packed in one integer, or in a few, and counted."""
+    """Merge rows with equal delays (multiples of `unit`): each row is packed in one integer, or a few, and counted."""
     n_slots = [most_in_window(driver, clock.lower, clock.upper) for driver in clock.drivers]
     first, last = round(clock.lower / unit), round(clock.upper / unit)
     radix = last - first + 2  # code 0: no delay
@@ -524,10 +526,7 @@ def _merged_rows(clock: _Clock, sizes: np.ndarray, unit: float) -> _Rows:
 
 def _count_rows(words: np.ndarray, atom: np.ndarray, weight: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
     """Sort rows of (atom, words), merge equal ones, add up their weights."""
-    if len(words) == 1 and not np.any(atom):
-        order = np.argsort(words[0])
-    else:
-        order = np.lexsort([*words, atom])
+    order = np.argsort(words[0]) if len(words) == 1 and not np.any(atom) else np.lexsort([*words, atom])
     words, atom = words[:, order], atom[order]
     changes = np.any(words[:, 1:] != words[:, :-1], axis=0) | (atom[1:] != atom[:-1])
     start = np.flatnonzero(np.concatenate([np.ones(min(atom.size, 1), bool), changes]))
@@ -592,11 +591,11 @@ def _pad(
     return {"lag": lags, "driver": owners, "weight": weights, "n_outside": n_outside.astype(np.float64)}
 
 
-# --- coarsening -----------------------------------------------------------------------------------------------------------------
+# --- coarsening -------------------------------------------------------------------------------------------------------
 
 
 def coarsen(table: LagTable, n_bins: int) -> LagTable:
-    """Round the delays of a table to `n_bins` steps of the window and merge equal rows: a fast start for a fit off the grid.
+    """Round the delays of a table to `n_bins` steps of the window and merge equal rows: a start for a fit off the grid.
 
     Parameters
     ----------

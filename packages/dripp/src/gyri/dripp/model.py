@@ -66,7 +66,8 @@ def negative_log_likelihood(
     Returns
     -------
     Array, shape () or (K,)
-        In nats, without the constant ``log(n_events!)``; ``inf`` if an event has intensity zero. Works under jit, vmap, grad.
+        In nats, without the constant ``log(n_events!)``; ``inf`` if an event has intensity zero. Works under jit,
+        vmap, grad.
 
     Raises
     ------
@@ -96,7 +97,7 @@ def unbatched(table: LagTable) -> LagTable:
     return replace(table, n_atoms=None)
 
 
-# --- on the table, one atom -----------------------------------------------------------------------------------------------------
+# --- on the table, one atom -------------------------------------------------------------------------------------------
 
 
 def of_slot(values: Float[Array, " n_drivers"], driver: Int[Array, "n_slots n_rows"]) -> Array:
@@ -114,8 +115,8 @@ def by_driver(values: Float[Array, "n_slots n_rows"], driver: Int[Array, "n_slot
     """Sum over the slots of each driver."""
     if n_drivers > _UNROLLED_DRIVERS:
         return jnp.zeros(n_drivers, values.dtype).at[driver].add(jnp.where(driver < 0, 0, values))
-    # The barrier keeps XLA:CPU from fusing the sums into the stack, which runs them serially: 10 times slower at 1e6 rows.
-    sums = [jnp.where(driver == p, values, 0).sum() for p in range(n_drivers)]
+    # The barrier keeps XLA:CPU from fusing the sums into the stack, which runs them serially: 10 times slower at 1e6
+    # rows. sums = [jnp.where(driver == p, values, 0).sum() for p in range(n_drivers)]
     return jnp.stack(jax.lax.optimization_barrier(sums))
 
 
@@ -192,7 +193,7 @@ def nll_of_sums(
     return params.baseline * table.duration + (params.alpha * exposed).sum() - outside - log_rate
 
 
-# --- at any time ----------------------------------------------------------------------------------------------------------------
+# --- at any time ------------------------------------------------------------------------------------------------------
 
 
 def intensity(
@@ -330,7 +331,7 @@ def check_params(params: Params, n_drivers: int, name: str = "params") -> None:
 def _sum_over_drivers(
     times: np.ndarray, drivers: list, params: Params, window: tuple[float, float], function: Callable, *, after: float
 ) -> np.ndarray:
-    """Sum alpha * function(delay) over the driver events before each time; `after` is the function's value past the window."""
+    """Sum alpha * function(delay) over the driver events before each time; `after`: its value past the window."""
     order = np.argsort(times, kind="stable")
     ordered, sums = times[order], np.zeros(times.size)
     for p, driver in enumerate(drivers):
