@@ -184,6 +184,8 @@ def test_operator_norm_of_special_maps():
     assert operator_norm(np.zeros((3, 2))) == 0
     assert operator_norm(identity(3)) == pytest.approx(1, rel=1e-6)
     assert operator_norm(np.full((2, 2), 1e-12)) == pytest.approx(2e-12, rel=1e-4)
+    with pytest.raises(ValueError, match=r"operator: expected one operator with outputs of shape \(4,\), got \(2, 4\)"):
+        operator_norm(np.stack([MATRIX, MATRIX]))
     assert operator_norm(np.array([[1.0, -1.0]])) == pytest.approx(np.sqrt(2), rel=1e-6)  # all ones would miss it
 
 
