@@ -1,6 +1,7 @@
 """DriPP: driven point processes. Which stimuli trigger which recurring events, how often, after what delay.
 
-Allain, Gramfort, Moreau (2022), "DriPP: Driven Point Processes to Model Stimuli Induced Patterns in M/EEG Signals", ICLR.
+Allain, Gramfort, Moreau (2022), "DriPP: Driven Point Processes to Model Stimuli Induced Patterns in M/EEG Signals",
+ICLR.
 """
 
 from . import datasets as datasets

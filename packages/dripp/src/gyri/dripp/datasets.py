@@ -99,8 +99,8 @@ def grasshopper(recording: int = 1, threshold: float = 1.0) -> Recording:
 
     Notes
     -----
-    Rokem, Watzl, Gollisch, Stemmler, Herz, Samengo (2006), Spike-timing precision underlies the coding efficiency of auditory
-    receptor neurons. Distributed with nitime (BSD).
+    Rokem, Watzl, Gollisch, Stemmler, Herz, Samengo (2006), Spike-timing precision underlies the coding efficiency of
+    auditory receptor neurons. Distributed with nitime (BSD).
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The front door: a scikit-learn style estimator over the lag table, the EM algorithm and the tests. It holds no mathematics."""
+"""The front door: a scikit-learn style estimator over lag table, EM and tests. It holds no mathematics."""
 
 import warnings
 from dataclasses import fields, replace
@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
@@ -82,7 +82,8 @@ class DriPP(BaseEstimator):
 
     Notes
     -----
-    Allain, Gramfort, Moreau (2022), DriPP: Driven Point Processes to Model Stimuli Induced Patterns in M/EEG Signals, ICLR.
+    Allain, Gramfort, Moreau (2022), DriPP: Driven Point Processes to Model Stimuli Induced Patterns in M/EEG Signals,
+    ICLR.
 
     Examples
     --------
@@ -129,7 +130,7 @@ class DriPP(BaseEstimator):
         self.random_state = random_state
         self.progress = progress
 
-    # --- fit --------------------------------------------------------------------------------------------------------------------
+    # --- fit ----------------------------------------------------------------------------------------------------------
 
     def fit(self, events: Any, drivers: Any = None, *, t_stop: float | None = None, t_start: float = 0.0) -> "DriPP":
         """Estimate the parameters by maximum likelihood.
@@ -148,7 +149,8 @@ class DriPP(BaseEstimator):
         Returns
         -------
         DriPP
-            Itself. Ctrl-C keeps the atoms that are done, leaves the others at their starting values (``converged_`` tells) and warns.
+            Itself. Ctrl-C keeps the atoms that are done, leaves the others at their starting values (``converged_``
+            tells) and warns.
 
         Raises
         ------
@@ -193,9 +195,9 @@ class DriPP(BaseEstimator):
         """Starting values in the place of estimates, flagged as not converged."""
         params = initialize(table, kernel=self.kernel, m_bounds=self.m_bounds, sigma_min=self.sigma_min)
         value = np.asarray(model.negative_log_likelihood(params, table, kernel=self.kernel))
-        history = np.full((table.n_atoms, like.history.shape[-1]), np.nan, value.dtype)
+        history = np.full((value.size, like.history.shape[-1]), np.nan, value.dtype)
         history[:, 0] = value
-        zero = np.zeros(table.n_atoms, np.asarray(like.n_iter).dtype)
+        zero = np.zeros(value.size, np.asarray(like.n_iter).dtype)
         return EMResult(params, value, zero, zero.astype(bool), history)
 
     def _em_kwargs(self) -> dict:
@@ -248,7 +250,7 @@ class DriPP(BaseEstimator):
         with np.errstate(divide="ignore", invalid="ignore"):
             self.ratio_ = np.where(alpha > 0, alpha / baseline, 0)
 
-    # --- use --------------------------------------------------------------------------------------------------------------------
+    # --- use ----------------------------------------------------------------------------------------------------------
 
     def score(
         self, events: Any, drivers: Any = None, *, t_stop: float | None = None, t_start: float | None = None
@@ -430,7 +432,7 @@ class DriPP(BaseEstimator):
             **self._refit_kwargs(),
         )
 
-    # --- show -------------------------------------------------------------------------------------------------------------------
+    # --- show ---------------------------------------------------------------------------------------------------------
 
     def _rows(self) -> list[dict]:
         check_is_fitted(self)
@@ -500,14 +502,14 @@ class DriPP(BaseEstimator):
             return plot.plot_qq(test.rescaled, pvalue=test.pvalue, ax=ax)
         return plot.plot_qq(test.rescaled[atom], pvalue=test.pvalue[atom], title=f"Atom {atom}", ax=ax)
 
-    # --- keep -------------------------------------------------------------------------------------------------------------------
+    # --- keep ---------------------------------------------------------------------------------------------------------
 
     def save(self, path: Any) -> None:
         """Write the fitted model with its data to one file (no pickle), exactly at `path`."""
         check_is_fitted(self)
         options = self.get_params(deep=False)
         arrays = {name: options.pop(name) for name in ("init", "random_state") if not isinstance(options[name], str)}
-        if options["m_bounds"] is not None:
+        if self.m_bounds is not None:
             options["m_bounds"] = [float(bound) for bound in self.m_bounds]
         table = {field.name: getattr(self.table_, field.name) for field in fields(self.table_)}
         layout = {name: table.pop(name) for name in ("n_atoms", "n_drivers", "names")}
@@ -551,7 +553,7 @@ class DriPP(BaseEstimator):
         fitted._keep(times, LagTable(**tree["table"], **layout), result)
         return fitted
 
-    # --- what the last fit knows --------------------------------------------------------------------------------------------------
+    # --- what the last fit knows --------------------------------------------------------------------------------------
 
     def _events(self) -> Any:
         check_is_fitted(self)
@@ -580,6 +582,6 @@ class DriPP(BaseEstimator):
         return Params(*(leaf[atom] for leaf in self.params_))
 
 
-def _take(table: LagTable, index: Array | np.ndarray) -> LagTable:
+def _take(table: LagTable, index: np.ndarray) -> LagTable:
     """Part of the atoms of a batched table."""
     return replace(jax.tree.map(lambda leaf: np.asarray(leaf)[index], table), n_atoms=len(index))

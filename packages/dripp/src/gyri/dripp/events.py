@@ -20,10 +20,11 @@ def drivers_from_mne(
     Parameters
     ----------
     source : array of int, shape (n_events, 3), or mne.Annotations, or mne.io.BaseRaw
-        Events as ``mne.find_events`` returns them (needs `sfreq`); annotations; or a recording, from its stimulus channels if it
-        has any, else from its annotations.
+        Events as ``mne.find_events`` returns them (needs `sfreq`); annotations; or a recording, from its stimulus
+        channels if it has any, else from its annotations.
     event_id : dict, optional
-        Name of each driver to one or several event codes (descriptions, for annotations). By default one driver for every code.
+        Name of each driver to one or several event codes (descriptions, for annotations). By default one driver for
+        every code.
     sfreq : float, optional
         Sampling frequency in Hz of the samples that `source` counts; taken from a recording.
     first_samp : int
@@ -123,7 +124,8 @@ def events_from_activations(
     min_distance : float
         Seconds within which only the largest activation of an atom is kept.
     atoms : array, shape (n_atoms, n_times_atom), optional
-        Temporal patterns: activations are moved from an atom's start to its peak; those that would fall behind the end are dropped.
+        Temporal patterns: activations are moved from an atom's start to its peak; those that would fall behind the end
+        are dropped.
 
     Returns
     -------

@@ -67,8 +67,9 @@ def goodness_of_fit(
 ) -> GoodnessOfFit:
     r"""Time-rescaling test of a fitted process.
 
-    Under the true model the compensator maps the events to a unit Poisson process, so that :math:`1 - e^{-\Delta}` of its
-    intervals are independent and uniform. With parameters that were estimated from the same events the test is conservative.
+    Under the true model the compensator maps the events to a unit Poisson process, so that :math:`1 - e^{-\Delta}` of
+    its intervals are independent and uniform. With parameters that were estimated from the same events the test is
+    conservative.
 
     Parameters
     ----------
@@ -81,8 +82,8 @@ def goodness_of_fit(
     kernel : str
         Name of the kernel.
     sfreq : float, optional
-        Sampling frequency in Hz of events on a grid: they are spread uniformly within their sample first, or ties would reject
-        any model.
+        Sampling frequency in Hz of events on a grid: they are spread uniformly within their sample first, or ties
+        would reject any model.
     key : int or PRNG key, optional
         For that spread; needed with `sfreq`.
 
@@ -119,10 +120,10 @@ def goodness_of_fit(
         sfreq = check_scalar(sfreq, "sfreq", minimum=0, strict=True)
         if key is None:
             raise ValueError("key: expected an int or a PRNG key, to spread events within their samples, got None")
-    rng = None if sfreq is None else starting.generator(key)
-    results = []
+    rng = starting.generator(0 if key is None else key)
+    results: list[tuple] = []
     for sequence, one in zip(times.events, parameters):
-        if rng is not None:
+        if sfreq is not None:
             spread = sequence + rng.uniform(-0.5, 0.5, sequence.size) / sfreq
             sequence = np.sort(np.clip(spread, times.t_start, times.t_stop))
         integral = compensator(
@@ -132,12 +133,12 @@ def goodness_of_fit(
         test = kstest(uniform, "uniform") if uniform.size else None
         results.append((test.statistic, test.pvalue, uniform) if test else (np.nan, np.nan, uniform))
     if not times.batched:
-        return GoodnessOfFit(*(float(x) for x in results[0][:2]), results[0][2])
+        return GoodnessOfFit(float(results[0][0]), float(results[0][1]), results[0][2])
     statistic, pvalue, rescaled = zip(*results)
     return GoodnessOfFit(np.array(statistic), np.array(pvalue), list(rescaled))
 
 
-# --- is a driver needed? --------------------------------------------------------------------------------------------------------
+# --- is a driver needed? ----------------------------------------------------------------------------------------------
 
 
 class _Problem(NamedTuple):
@@ -167,7 +168,7 @@ class _Problem(NamedTuple):
 
     def simulate(self, rng: np.random.Generator, params: Params, drivers: list[np.ndarray]) -> np.ndarray:
         times = self.times
-        events = simulate(
+        events: Any = simulate(
             int(rng.integers(2**31)),
             drivers,
             params,
@@ -212,9 +213,10 @@ def likelihood_ratio_test(
     events, drivers, lower, upper, t_stop, t_start, sfreq, edge
         As for `lag_table`.
     method : {"shift", "bootstrap", "chi2"}
-        Where the null distribution comes from: the driver's times, shifted circularly by a random amount; events simulated from
-        the fit without the driver; or half a chi-squared with three degrees of freedom, an approximation (without an effect the
-        kernel's parameters do not exist and alpha lies on its bound, so no chi-squared is right).
+        Where the null distribution comes from: the driver's times, shifted circularly by a random amount; events
+        simulated from the fit without the driver; or half a chi-squared with three degrees of freedom, an
+        approximation (without an effect the kernel's parameters do not exist and alpha lies on its bound, so no
+        chi-squared is right).
     n_resamples : int
         Number of resamples; the smallest p-value is ``1 / (n_resamples + 1)``.
     key : int or PRNG key
@@ -312,7 +314,7 @@ def _shift(driver: np.ndarray, problem: _Problem, rng: np.random.Generator) -> n
     return np.sort(times.t_start + (driver - times.t_start + offset) % period)
 
 
-# --- error bars -----------------------------------------------------------------------------------------------------------------
+# --- error bars -------------------------------------------------------------------------------------------------------
 
 
 def standard_errors(
@@ -337,8 +339,8 @@ def standard_errors(
     Returns
     -------
     Params
-        Standard errors as float64 NumPy arrays; NaN for parameters on a bound, of idle drivers, and in directions in which the
-        likelihood is flat (two drivers at identical times).
+        Standard errors as float64 NumPy arrays; NaN for parameters on a bound, of idle drivers, and in directions in
+        which the likelihood is flat (two drivers at identical times).
 
     Raises
     ------
@@ -424,7 +426,7 @@ def _errors(theta: np.ndarray, information: np.ndarray, free: np.ndarray) -> np.
 
 
 def wald_intervals(params: Params, errors: Params, level: float = 0.95) -> dict[str, np.ndarray]:
-    """Confidence intervals from standard errors; of baseline, alpha and sigma on the log scale, so that they stay positive.
+    """Confidence intervals from standard errors; on the log scale, but for m, so that they stay positive.
 
     Parameters
     ----------
@@ -486,15 +488,16 @@ def bootstrap_intervals(
     key : int or PRNG key
         Source of randomness.
     subsample : float, optional
-        Instead of simulating events, keep this fraction of each driver's events at random, as the paper's code does. The children
-        of the others then count as spontaneous: the baseline's interval is biased upwards.
+        Instead of simulating events, keep this fraction of each driver's events at random, as the paper's code does.
+        The children of the others then count as spontaneous: the baseline's interval is biased upwards.
     **em_kwargs
         Passed to `em`.
 
     Returns
     -------
     dict of np.ndarray, shape (..., 2)
-        Ends of the intervals by field of `Params`; a driver that was dropped in a refit counts with alpha = 0 and without m, sigma.
+        Ends of the intervals by field of `Params`; a driver that was dropped in a refit counts with alpha = 0 and
+        without m, sigma.
     """
     n_resamples, level = check_positive_int(n_resamples, "n_resamples"), _check_level(level)
     if subsample is not None:

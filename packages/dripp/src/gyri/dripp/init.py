@@ -57,8 +57,8 @@ def initialize(
 
     Notes
     -----
-    Allain, Gramfort, Moreau (2022), appendix on the initialisation, for ``"smart_start"``; the excess count per driver event is
-    compared with a baseline count over the whole window, not with a rate.
+    Allain, Gramfort, Moreau (2022), appendix on the initialisation, for ``"smart_start"``; the excess count per driver
+    event is compared with a baseline count over the whole window, not with a rate.
 
     Examples
     --------

@@ -1,19 +1,20 @@
 r"""The kernels of the intensity: densities of the delay between a driver event and the event that it triggers.
 
-Three densities on a window ``[lower, upper]``, all with parameters ``(m, sigma)``: truncated Gaussian (the paper's), raised cosine
-and truncated exponential. Everything is written in log-space with hand-made derivatives, because a kernel whose peak is far from
-its window has a normaliser that underflows. This file knows nothing of drivers, events or rates.
+Three densities on a window ``[lower, upper]``, all with parameters ``(m, sigma)``: truncated Gaussian (the paper's),
+raised cosine and truncated exponential. Everything is written in log-space with hand-made derivatives, because a
+kernel whose peak is far from its window has a normaliser that underflows. This file knows nothing of drivers, events
+or rates.
 """
 
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtri
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from gyri.numerics.validation import check_option
 
@@ -22,10 +23,10 @@ from .lags import pad_size
 _LOG_SQRT_2PI = 0.9189385332046727
 _TAIL = -12.0  # below, Phi comes from its asymptotic series; 12 terms reach 1e-14 there
 _TAIL_COEFFICIENTS = np.cumprod([1.0] + [-(2.0 * n - 1.0) for n in range(1, 13)])
-_NEWTON_STEPS_COSINE = 60
+_HALVINGS = 60
 
-Shaped = Float[Array, "..."]
-Number = Float[Array, "..."] | float
+Shaped = Float[Any, "..."]
+Number = Float[Any, "..."] | float | int
 
 
 class Kernel(NamedTuple):
@@ -42,10 +43,11 @@ class Kernel(NamedTuple):
     log_normalizer : callable
         ``(m, sigma, lower, upper)`` to the log of the mass that the untruncated density puts in the window.
     density : callable
-        ``(x, m, sigma, lower, log_normalizer)`` to `pdf`, where the caller promises that `x` is in the window: the form for many
-        `x` and few parameters, since the normaliser is computed once a parameter.
+        ``(x, m, sigma, lower, log_normalizer)`` to `pdf`, where the caller promises that `x` is in the window: the
+        form for many `x` and few parameters, since the normaliser is computed once a parameter.
     mass : callable
-        ``(left, right, m, sigma, lower, log_normalizer)`` to the probability of ``[left, right]``, a part of the window.
+        ``(left, right, m, sigma, lower, log_normalizer)`` to the probability of ``[left, right]``, a part of the
+        window.
     has_location : bool
         False if the density ignores `m` (the exponential); it is then reported as `lower`.
     scale_from_std : float
@@ -92,7 +94,7 @@ def get(name: str) -> Kernel:
 
 
 def on_host(function: Callable, *arguments: np.ndarray | float) -> np.ndarray:
-    """Evaluate one of a kernel's functions in float64 on the CPU, whatever the global precision: for times and for simulation.
+    """Evaluate one of a kernel's functions in float64 on the CPU, whatever the global precision.
 
     The first argument is 1-D, the others numbers or as long; they are padded, so that few shapes are ever compiled.
     """
@@ -113,7 +115,7 @@ def _compiled(function: Callable) -> Callable:
     return jax.jit(function)
 
 
-# --- the normal distribution in log-space ---------------------------------------------------------------------------------------
+# --- the normal distribution in log-space -----------------------------------------------------------------------------
 
 
 def log_normal_cdf(z: Number) -> Shaped:
@@ -132,8 +134,8 @@ def log_normal_cdf(z: Number) -> Shaped:
 def log_interval(za: Number, zb: Number) -> Shaped:
     r"""Log of :math:`\Phi(z_b) - \Phi(z_a)` for :math:`z_a \le z_b`; ``-inf`` where they are equal.
 
-    Its derivatives are ratios of a density to this mass, formed from logs: automatic differentiation of a difference of tails is
-    unstable for narrow and for distant intervals.
+    Its derivatives are ratios of a density to this mass, formed from logs: automatic differentiation of a difference
+    of tails is unstable for narrow and for distant intervals.
     """
     flip = za > 0  # work in the left tail, where a difference of logs keeps its digits
     left, right = jnp.where(flip, -zb, za), jnp.where(flip, -za, zb)
@@ -143,7 +145,7 @@ def log_interval(za: Number, zb: Number) -> Shaped:
 
 
 @log_interval.defjvp
-def _log_interval_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+def _log_interval_jvp(primals: tuple, tangents: tuple) -> tuple[Any, Any]:
     (za, zb), (dza, dzb) = primals, tangents
     mass = log_interval(za, zb)
     return mass, normal_ratio(zb, mass) * dzb - normal_ratio(za, mass) * dza
@@ -166,7 +168,7 @@ def _inverse_log_normal_cdf(log_p: Shaped) -> Shaped:
     return z
 
 
-# --- truncated Gaussian ---------------------------------------------------------------------------------------------------------
+# --- truncated Gaussian -----------------------------------------------------------------------------------------------
 
 
 def _gaussian_log_normalizer(m: Number, sigma: Number, lower: Number, upper: Number) -> Shaped:
@@ -197,7 +199,7 @@ def _gaussian_ppf(p: Number, m: Number, sigma: Number, lower: Number, upper: Num
     return jnp.where(p <= 0, lower, jnp.where(p >= 1, upper, x))
 
 
-# --- raised cosine --------------------------------------------------------------------------------------------------------------
+# --- raised cosine ----------------------------------------------------------------------------------------------------
 
 
 def _cosine_cdf(u: Number) -> Shaped:
@@ -229,18 +231,18 @@ def _cosine_ppf(p: Number, m: Number, sigma: Number, lower: Number, upper: Numbe
     left, right = jnp.clip((lower - m) / sigma, -1, 1), jnp.clip((upper - m) / sigma, -1, 1)
     target = _cosine_cdf(left) + p * (_cosine_cdf(right) - _cosine_cdf(left))
 
-    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Any, bracket: tuple[Any, Any]) -> tuple[Any, Any]:
         low, high = bracket
         middle = 0.5 * (low + high)
         below = _cosine_cdf(middle) < target
         return jnp.where(below, middle, low), jnp.where(below, high, middle)
 
     # Bisection: the density vanishes at both ends, where Newton's steps would crawl.
-    low, high = jax.lax.fori_loop(0, _NEWTON_STEPS_COSINE, halve, (left, right))
+    low, high = jax.lax.fori_loop(0, _HALVINGS, halve, (left, right))
     return jnp.clip(m + sigma * 0.5 * (low + high), lower, upper)
 
 
-# --- truncated exponential ------------------------------------------------------------------------------------------------------
+# --- truncated exponential --------------------------------------------------------------------------------------------
 
 
 def _exponential_log_normalizer(m: Number, sigma: Number, lower: Number, upper: Number) -> Shaped:
@@ -262,10 +264,10 @@ def _exponential_ppf(p: Number, m: Number, sigma: Number, lower: Number, upper: 
     return jnp.clip(lower - sigma * jnp.log1p(p * jnp.expm1(-(upper - lower) / sigma)), lower, upper) + 0 * m
 
 
-# --- assembly -------------------------------------------------------------------------------------------------------------------
+# --- assembly ---------------------------------------------------------------------------------------------------------
 
 
-def _floats(*values: Number) -> list[Array]:
+def _floats(*values: Number) -> list[Any]:
     dtype = jnp.result_type(*values, jnp.zeros((), jnp.result_type(float)))
     return [jnp.asarray(value, dtype) for value in values]
 
@@ -281,7 +283,7 @@ def _kernel(
     has_location: bool = True,
     scale_from_std: float = 1.0,
 ) -> Kernel:
-    def inside(x: Array, lower: Array, upper: Array) -> Array:
+    def inside(x: Any, lower: Any, upper: Any) -> Any:
         return (x >= lower) & (x <= upper)
 
     def logpdf(x: Number, m: Number, sigma: Number, lower: Number, upper: Number) -> Shaped:

@@ -1,7 +1,8 @@
 """The lag table: all that the likelihood needs of event times and driver times, built once on the host in float64.
 
-For every event, the delays since the driver events that may have triggered it. Events with the same delays are merged into one row
-with a multiplicity, so that on a sampling grid the size of the table does not depend on the number of events.
+For every event, the delays since the driver events that may have triggered it. Events with the same delays are merged
+into one row with a multiplicity, so that on a sampling grid the size of the table does not depend on the number of
+events.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from gyri.numerics.validation import check_array, check_scalar
 
@@ -73,18 +74,18 @@ class LagTable:
         Names of the drivers.
     """
 
-    lag: Float[Array | np.ndarray, "*atoms n_slots n_padded_rows"]
-    driver: Int[Array | np.ndarray, "*atoms n_slots n_padded_rows"]
-    weight: Float[Array | np.ndarray, "*atoms n_padded_rows"]
-    n_outside: Float[Array | np.ndarray, "*atoms"]
-    n_full: Float[Array | np.ndarray, "*atoms n_drivers"]
-    n_exposed: Float[Array | np.ndarray, "*atoms n_drivers"]
-    cut: Float[Array | np.ndarray, "*atoms n_drivers n_cut 2"]
-    covered: Float[Array | np.ndarray, "*atoms"]
-    lower: Float[Array | np.ndarray, "*atoms"]
-    upper: Float[Array | np.ndarray, "*atoms"]
-    duration: Float[Array | np.ndarray, "*atoms"]
-    sfreq: Float[Array | np.ndarray, "*atoms"]
+    lag: Float[Any, "*atoms n_slots n_padded_rows"]
+    driver: Int[Any, "*atoms n_slots n_padded_rows"]
+    weight: Float[Any, "*atoms n_padded_rows"]
+    n_outside: Float[Any, "*atoms"]
+    n_full: Float[Any, "*atoms n_drivers"]
+    n_exposed: Float[Any, "*atoms n_drivers"]
+    cut: Float[Any, "*atoms n_drivers n_cut 2"]
+    covered: Float[Any, "*atoms"]
+    lower: Float[Any, "*atoms"]
+    upper: Float[Any, "*atoms"]
+    duration: Float[Any, "*atoms"]
+    sfreq: Float[Any, "*atoms"]
     n_atoms: int | None
     n_drivers: int
     names: tuple[str, ...]
@@ -101,7 +102,7 @@ class LagTable:
         return _counted(self, np.rint(weight + np.asarray(self.n_outside, np.float64)))
 
 
-def _counted(table: LagTable, count: np.ndarray) -> Any:
+def _counted(table: LagTable, count: Any) -> Any:
     return int(count) if table.n_atoms is None else count.astype(int)
 
 
@@ -137,8 +138,8 @@ def lag_table(
     Parameters
     ----------
     events : array-like, shape (n_events,), or list of K of them
-        Event times in seconds, in ``[t_start, t_stop]``, in any order; duplicates count. A list of sequences (the events of
-        several atoms) gives every array of the result a leading axis ``K``.
+        Event times in seconds, in ``[t_start, t_stop]``, in any order; duplicates count. A list of sequences (the
+        events of several atoms) gives every array of the result a leading axis ``K``.
     drivers : array-like, list of array-like, dict of array-like, or None
         Times of the driver events in seconds, in any order; they may lie outside ``[t_start, t_stop]``.
     lower, upper : float
@@ -146,10 +147,11 @@ def lag_table(
     t_stop, t_start : float
         Observation window in seconds.
     sfreq : float, optional
-        Sampling frequency in Hz, if all times lie on one sampling grid. Delays are then exact multiples of ``1 / sfreq``.
+        Sampling frequency in Hz, if all times lie on one sampling grid. Delays are then exact multiples of ``1 /
+        sfreq``.
     edge : bool
-        Correct for driver events whose window is cut by the ends of the recording. False counts each as seen whole, as the
-        paper's code does.
+        Correct for driver events whose window is cut by the ends of the recording. False counts each as seen whole, as
+        the paper's code does.
     compress : bool, optional
         Merge events with the same delays. By default on a grid, or with `resolution`, only.
     resolution : float, optional
@@ -170,8 +172,8 @@ def lag_table(
 
     Notes
     -----
-    Costs ``O((n_events + n_driver_events) log)`` operations and no Python loop over events. Allain, Gramfort, Moreau (2022),
-    section 3.
+    Costs ``O((n_events + n_driver_events) log)`` operations and no Python loop over events. Allain, Gramfort, Moreau
+    (2022), section 3.
 
     Examples
     --------
@@ -214,7 +216,7 @@ def lag_table(
     return LagTable(**arrays, n_atoms=n_atoms if times.batched else None, n_drivers=n_drivers, names=times.names)
 
 
-# --- input ----------------------------------------------------------------------------------------------------------------------
+# --- input ------------------------------------------------------------------------------------------------------------
 
 
 def check_times(events: Any, drivers: Any, *, lower: float, upper: float, t_stop: float, t_start: float = 0.0) -> Times:
@@ -293,7 +295,7 @@ def pad_size(n: int) -> int:
     return max(-(-n // step) * step, 1)
 
 
-# --- windows --------------------------------------------------------------------------------------------------------------------
+# --- windows ----------------------------------------------------------------------------------------------------------
 
 
 def _exposure(times: Times, edge: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -301,7 +303,9 @@ def _exposure(times: Times, edge: bool) -> tuple[np.ndarray, np.ndarray, np.ndar
     if not edge:
         count = np.array([d.size for d in times.drivers], np.float64)
         return count, count, np.zeros((len(times.drivers), 0, 2))
-    full, exposed, parts = [], [], []
+    full: list[int] = []
+    exposed: list[int] = []
+    parts: list[np.ndarray] = []
     for driver in times.drivers:
         first, last = times.t_start - driver, times.t_stop - driver
         seen = (last > times.lower) & (first < times.upper)
@@ -331,7 +335,7 @@ def _covered(times: Times) -> float:
     return float((right - left).sum())
 
 
-# --- rows -----------------------------------------------------------------------------------------------------------------------
+# --- rows -------------------------------------------------------------------------------------------------------------
 
 
 class _Clock(NamedTuple):
@@ -380,7 +384,7 @@ def most_in_window(driver: np.ndarray, lower: Any, upper: Any) -> int:
 
 
 def count_older(events: np.ndarray, driver: np.ndarray, age: Any) -> np.ndarray:
-    """Count, for every event, the driver events that are at least `age` older, by the delay ``event - driver`` as computed."""
+    """Count, for every event, the driver events at least `age` older, by the delay ``event - driver`` as computed."""
     if driver.size < events.size and np.all(events[1:] >= events[:-1]):
         # Search the fewer in the more, then count: half the time of the other way round.
         position = np.searchsorted(events, driver + age, side="left")
@@ -406,8 +410,8 @@ def delays(
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Yield, from the most recent driver event backwards, (slot, events' indices, delays) of all delays in the window.
 
-    Both times are sorted (`events` in parts at least) and in one unit: integers, compared exactly, or floats, where the delay that
-    is compared is the one that is returned. The number of slots is at most `most_in_window`.
+    Both times are sorted (`events` in parts at least) and in one unit: integers, compared exactly, or floats, where
+    the delay that is compared is the one that is returned. The number of slots is at most `most_in_window`.
     """
     if driver.size == 0 or events.size == 0:
         return
@@ -432,8 +436,9 @@ def _rows(times: Times, sfreq: float | None, compress: bool, resolution: float |
     events = times.events[0] if len(times.events) == 1 else np.concatenate([*times.events, np.empty(0)])
     clock = _on_clock(times, events, sfreq)
     sizes = np.array([sequence.size for sequence in times.events])
-    if compress and (sfreq is not None or resolution is not None):
-        delay, driver, weight, atom, n_outside = _merged_rows(clock, sizes, 1.0 if sfreq is not None else resolution)
+    unit = 1.0 if sfreq is not None else resolution
+    if compress and unit is not None:
+        delay, driver, weight, atom, n_outside = _merged_rows(clock, sizes, unit)
     else:
         delay, driver, weight, atom, n_outside = _all_rows(clock, sizes, compress)
     delay = np.clip(delay * clock.seconds, times.lower, times.upper)
@@ -477,7 +482,7 @@ def _all_rows(clock: _Clock, sizes: np.ndarray, compress: bool) -> _Rows:
 
 
 def _merged_rows(clock: _Clock, sizes: np.ndarray, unit: float) -> _Rows:
-    """Merge rows with equal delays (in multiples of `unit`): each row is packed in one integer, or in a few, and counted."""
+    """Merge rows with equal delays (multiples of `unit`): each row is packed in one integer, or a few, and counted."""
     n_slots = [most_in_window(driver, clock.lower, clock.upper) for driver in clock.drivers]
     first, last = round(clock.lower / unit), round(clock.upper / unit)
     radix = last - first + 2  # code 0: no delay
@@ -524,10 +529,7 @@ def _merged_rows(clock: _Clock, sizes: np.ndarray, unit: float) -> _Rows:
 
 def _count_rows(words: np.ndarray, atom: np.ndarray, weight: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
     """Sort rows of (atom, words), merge equal ones, add up their weights."""
-    if len(words) == 1 and not np.any(atom):
-        order = np.argsort(words[0])
-    else:
-        order = np.lexsort([*words, atom])
+    order = np.argsort(words[0]) if len(words) == 1 and not np.any(atom) else np.lexsort([*words, atom])
     words, atom = words[:, order], atom[order]
     changes = np.any(words[:, 1:] != words[:, :-1], axis=0) | (atom[1:] != atom[:-1])
     start = np.flatnonzero(np.concatenate([np.ones(min(atom.size, 1), bool), changes]))
@@ -557,7 +559,7 @@ def _compact(
     return lag, driver
 
 
-def _driver_dtype(n_drivers: int) -> type:
+def _driver_dtype(n_drivers: int) -> Any:
     return np.int8 if n_drivers < 127 else np.int32
 
 
@@ -592,11 +594,11 @@ def _pad(
     return {"lag": lags, "driver": owners, "weight": weights, "n_outside": n_outside.astype(np.float64)}
 
 
-# --- coarsening -----------------------------------------------------------------------------------------------------------------
+# --- coarsening -------------------------------------------------------------------------------------------------------
 
 
 def coarsen(table: LagTable, n_bins: int) -> LagTable:
-    """Round the delays of a table to `n_bins` steps of the window and merge equal rows: a fast start for a fit off the grid.
+    """Round the delays of a table to `n_bins` steps of the window and merge equal rows: a start for a fit off the grid.
 
     Parameters
     ----------
@@ -648,7 +650,7 @@ def stack(tables: Sequence[LagTable]) -> LagTable:
         With a leading axis as long as `tables`.
     """
     first = tables[0]
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for name in _ARRAYS:
         leaves = [np.asarray(getattr(table, name)) for table in tables]
         shape = np.max([leaf.shape for leaf in leaves], axis=0).astype(int) if leaves[0].ndim else ()
@@ -660,6 +662,7 @@ def stack(tables: Sequence[LagTable]) -> LagTable:
         elif name == "cut":  # empty intervals
             out[..., 0], out[..., 1] = 1.0, 0.0
         for k, leaf in enumerate(leaves):
-            out[(k, *(slice(n) for n in leaf.shape))] = leaf
+            place: Any = (k, *map(slice, leaf.shape))
+            out[place] = leaf
         arrays[name] = out
     return replace(first, **arrays, n_atoms=len(tables))

@@ -1,4 +1,4 @@
-"""Figures of a fitted model: the rate after each driver, and the QQ plot of the rescaled intervals. Needs matplotlib."""
+"""Figures of a fitted model: the rate after each driver, and the QQ plot of rescaled intervals. Needs matplotlib."""
 
 from typing import Any
 
@@ -72,7 +72,7 @@ def plot_intensity(
 def plot_qq(
     rescaled: Float[np.ndarray, " n_events"], *, pvalue: float = np.nan, title: str = "", ax: Any = None
 ) -> Any:
-    """Draw the quantiles of rescaled intervals against those of the uniform distribution, with a simultaneous 95 % band.
+    """Draw quantiles of rescaled intervals against those of the uniform distribution, with a simultaneous 95 % band.
 
     Parameters
     ----------

@@ -42,8 +42,8 @@ def simulate(
     kernel : str
         Name of the kernel.
     method : {"cluster", "thinning"}
-        Spontaneous events and the children of each driver event (exact and fast), or candidates at a bound of the intensity,
-        accepted in proportion to it (the paper's, as a check).
+        Spontaneous events and the children of each driver event (exact and fast), or candidates at a bound of the
+        intensity, accepted in proportion to it (the paper's, as a check).
 
     Returns
     -------
