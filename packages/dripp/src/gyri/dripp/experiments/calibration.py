@@ -153,7 +153,7 @@ def coverage(scale: str, key: int, sweep: Any) -> Result:
         "Goodness of fit": _draw_pvalues(pvalues[:, 0]),
     }
     captions = {
-        "Coverage and error": "Estimates of alpha (median, range), and coverage of the 95 % intervals of all parameters.",
+        "Coverage and error": "Estimates of alpha (median, range), and coverage of the 95 % intervals.",
         "Goodness of fit": "p-values of the true model, sorted: on the diagonal if they are uniform.",
     }
     return Result(claims, figures, Data.simulated(f"{n} recordings of 3000 s, {alpha.size} of 1000 s"), captions)

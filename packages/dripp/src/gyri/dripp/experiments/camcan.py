@@ -16,7 +16,7 @@ EVENT_ID = {"audio": (1, 2, 3, 5), "visual": (1, 2, 3, 6)}  # codes 1 to 3 are b
 NOTCH = (50.0, 100.0)  # Hz
 WINDOW = {"lower": 0.0, "upper": 0.9}
 NEEDS = (
-    'MNE (pip install "gyri-dripp[mne]"), a recording of the passive task of Cam-CAN (restricted access: cam-can.org) in '
+    'MNE (pip install "gyri-dripp[mne]"), a recording of Cam-CAN (restricted access: cam-can.org) in '
     f"the .fif file that {RECORDING_VARIABLE} names, and activations of 20 atoms of 0.5 s in the file that "
     f"{VARIABLE} names; {LEARNING}"
 )

@@ -14,8 +14,8 @@ NOTCH = (50.0, 100.0)  # Hz
 THRESHOLD = 1e-10
 WINDOW = {"lower": 0.0, "upper": 2.0}
 NEEDS = (
-    'MNE (pip install "gyri-dripp[mne]"), its somato data set (mne.datasets.somato.data_path()), and activations of 20 atoms of 80 '
-    f"samples in the file that {VARIABLE} names; {LEARNING}"
+    'MNE (pip install "gyri-dripp[mne]"), its somato data set (mne.datasets.somato.data_path()), and activations of '
+    f"20 atoms of 80 samples in the file that {VARIABLE} names; {LEARNING}"
 )
 
 
@@ -44,7 +44,7 @@ def load() -> Any:
     title="MNE somato: an evoked atom, and rhythms that rebound after a second",
 )
 def mne_somato(scale: str, key: int, sweep: Any) -> Result:
-    """Gradiometers, notch 50 and 100 Hz, high pass 2 Hz, 150 Hz; somatosensory stimuli; window 0 to 2 s; threshold 1e-10.
+    """Gradiometers, notch 50 and 100 Hz, high pass 2 Hz, 150 Hz; window 0 to 2 s; threshold 1e-10.
 
     Activations come from the file that GYRI_DRIPP_SOMATO_ACTIVATIONS names: an .npz with ``z``, shape (20,
     n_times), in the recording's unit, and ``atoms``, shape (20, 80), as learnt from the recording preprocessed in

@@ -128,7 +128,7 @@ def convergence(scale: str, key: int, sweep: Any) -> Result:
         "Figure 3 and A.1: error": _draw_errors(errors),
     }
     captions = {
-        "Figure 2: kernels": f"Rate after a stimulus: truth (black) and {min(8, n_seeds)} estimates, 10 000 s, 60 % of stimuli.",
+        "Figure 2: kernels": f"Rate after a stimulus, truth (black) and {min(8, n_seeds)} estimates from 10 000 s.",
         "Figure 3 and A.1: error": f"Mean and standard deviation of the error, {n_seeds} seeds, against the length of "
         "the recording; crosses: the published code on its own draws.",
     }

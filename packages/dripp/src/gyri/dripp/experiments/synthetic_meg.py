@@ -85,7 +85,7 @@ def make_drivers(rng: np.random.Generator) -> list[np.ndarray]:
 
 
 def make_events(rng: np.random.Generator, drivers: list[np.ndarray]) -> list[np.ndarray]:
-    """Draw spontaneous events, and one response to a stimulus with probability alpha: two at a time would look as one."""
+    """Draw spontaneous events, and one response to a stimulus with probability alpha: two would look as one."""
     events = []
     for baseline, alpha, m, sigma in zip(*PUBLISHED, strict=True):
         times = [rng.uniform(0, DURATION, rng.poisson(baseline * DURATION))]
@@ -305,7 +305,7 @@ def synthetic_meg(scale: str, key: int, sweep: Any) -> Result:
     figures = {"Figure 4": _draw_atoms(record_meg(key), fits.main), "Sensitivity": _draw_sensitivity(fits)}
     captions = {
         "Figure 4": f"Waveform of each atom, and its rate after a stimulus: {n_seeds} recordings; dashed: truth.",
-        "Sensitivity": "Estimates against the upper end of the window, and the percentile below which activations are left out.",
+        "Sensitivity": "Estimates against the upper end of the window, and the percentile of activations left out.",
     }
     data = Data.stand_in(for_="MNE sample", used=f"synthetic MEG with the published parameters, {n_seeds} recordings")
     return Result(claims, figures, data, captions)
