@@ -76,8 +76,8 @@ model = DriPP(lower=0.03, upper=0.5, sfreq=sfreq).fit(events, stimuli, t_stop=du
 print(model.summary())
 
 # %%
-# The ratio of alpha to the baseline ranks atoms: near zero for the heartbeat, large for those that are evoked. The
-# rate after a stimulus:
+# The ratio of alpha to the baseline ranks atoms: near zero for the heartbeat, whose few chance events the kernels pick
+# up, and large for those that are evoked. The rate after a stimulus:
 
 fig, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
 for k, ax in enumerate(axes):
@@ -94,7 +94,9 @@ print("latency of atom 1 after tones: {:.1f} to {:.1f} ms".format(*intervals[1, 
 print("latency of atom 2 after images: {:.1f} to {:.1f} ms".format(*intervals[2, 1]))
 
 # %%
-# Does the model describe the events at all? Under a good model the rescaled intervals between events are uniform.
+# Does the model describe the events at all? Under a good model the rescaled intervals between events are uniform. Here
+# they are too regular: a tone evokes one response at most, while the model's number of responses varies, as a Poisson
+# number does. What it says of rate, latency and jitter is right all the same.
 
 fig, ax = plt.subplots(figsize=(4.2, 4), layout="constrained")
 model.plot_qq(atom=1, ax=ax)

@@ -170,5 +170,5 @@ def test_sample_experiment_runs_on_a_recording_and_activations(tmp_path, monkeyp
 def test_importing_the_experiments_loads_no_plotting_and_no_mne():
     import subprocess
 
-    code = "import sys, gyri.dripp.experiments; print(sorted({'matplotlib', 'mne', 'pandas'} & set(sys.modules)))"
+    code = "import sys, gyri.dripp.experiments; print(sorted({'matplotlib', 'mne', 'nitime'} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -60,11 +60,12 @@ def mne_sample(scale: str, key: int, sweep: Any) -> Result:
     drivers = get_drivers(prepared, events, EVENT_ID)
     model = fit(activations, drivers, threshold=THRESHOLD, lower=0.03, upper=0.5, max_iter=400)
     ratio = np.asarray(model.ratio_)
+    baseline, alpha, m, sigma = (np.asarray(leaf) for leaf in model.params_)
     claims, atoms = [], []
     for p, (name, paper) in enumerate(PUBLISHED.items()):
         k = int(ratio[:, p].argmax())
         atoms.append(k)
-        values = (model.baseline_[k], model.alpha_[k, p], 1e3 * model.m_[k, p], 1e3 * model.sigma_[k, p], ratio[k, p])
+        values = (baseline[k], alpha[k, p], 1e3 * m[k, p], 1e3 * sigma[k, p], ratio[k, p])
         for (field, unit), published, value in zip(_FIELDS, paper, values, strict=True):
             quantity = f"{field}, {name} atom (atom {k})"
             if field == "m":
