@@ -61,7 +61,7 @@ def wheels(session: nox.Session) -> None:
 @nox.session(python=PYTHONS, reuse_venv=False, requires=["wheels"])
 @nox.parametrize("package", list(PROJECTS))
 def isolated(session: nox.Session, package: str) -> None:
-    """Test each package alone, from its wheel; `-- --smoke`: import, pip check, quickstart; `-- NAME`: only that one."""
+    """Test each package alone, from its wheel; `-- --smoke`: import, pip check, quickstart; `-- NAME`: just that."""
     smoke = "--smoke" in session.posargs
     chosen = [argument for argument in session.posargs if argument != "--smoke"]
     check_names(session, chosen)

@@ -57,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     projects = find_projects()
     files = changed_files(options.base) if options.base else None
-    print(json.dumps(matrix(list(projects) if files is None else affected_projects(files, projects))))
+    names = list(projects) if files is None else affected_projects(files, projects)
+    print(json.dumps(matrix(names), separators=(",", ":")))
 
 
 if __name__ == "__main__":
