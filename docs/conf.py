@@ -22,6 +22,7 @@ exclude_patterns = ["_build"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
+templates_path = ["templates"]
 autosummary_generate = True
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
@@ -34,9 +35,6 @@ html_title = "gyri"
 html_theme_options = {"show_prev_next": False, "secondary_sidebar_items": ["page-toc"]}
 html_sidebars = {"index": []}
 html_show_sourcelink = False
-
-# A paper's page lists its gallery by a pattern, which matches nothing until the package has an example.
-suppress_warnings = ["toc.empty_glob"]
 
 galleries = {
     p.folder / "examples": f"gallery/{p.name}" for p in PROJECTS.values() if list(p.folder.glob("examples/*.py"))
@@ -54,6 +52,14 @@ if galleries:
     }
     # The gallery draws without a screen: `plt.show()` has nothing to show, and says so.
     warnings.filterwarnings("ignore", message="FigureCanvasAgg is non-interactive", category=UserWarning)
+
+
+def write_empty_gallery(package: Project) -> None:
+    """Give a paper without an example the page that sphinx-gallery would make."""
+    page = DOCS / "gallery" / package.name / "index.rst"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    title = package.distribution
+    page.write_text(f"{title}\n{'=' * len(title)}\n\nNo example yet.\n", encoding="utf-8")
 
 
 def write_interface(package: Project) -> None:
@@ -75,3 +81,5 @@ def write_interface(package: Project) -> None:
 
 for package in PROJECTS.values():
     write_interface(package)
+    if not package.shared and package.folder / "examples" not in galleries:
+        write_empty_gallery(package)

@@ -16,9 +16,10 @@ READMES = {"root": ROOT / "README.md", **{name: p.folder / "README.md" for name,
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_docstring_examples_run(name, tmp_path, monkeypatch):
+def test_docstring_examples_run(name, tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)
-    results = doctest.testmod(importlib.import_module(name), optionflags=FLAGS)
+    fixtures = {"getfixture": request.getfixturevalue}  # as under pytest's own --doctest-modules
+    results = doctest.testmod(importlib.import_module(name), optionflags=FLAGS, extraglobs=fixtures)
     assert results.failed == 0, "see the captured output"
 
 

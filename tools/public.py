@@ -2,10 +2,11 @@
 
 import dataclasses
 import importlib
+import inspect
 import pkgutil
 import runpy
 from collections.abc import Callable
-from types import ModuleType
+from enum import Enum
 from typing import Any
 
 from tools.projects import Project, find_projects
@@ -21,37 +22,34 @@ def modules(project: Project) -> list[str]:
 
 
 def public_names(project: Project, module_name: str) -> list[str]:
-    """Names that a module offers: `__all__` of a package's front, and in the modules of numerics what they define."""
-    if module_name == project.module:
-        offered = importlib.import_module(module_name).__all__
-        return [name for name in offered if not name.startswith("_") and not _is_module(module_name, name)]
-    if project.name != "numerics" or "._" in module_name:
-        return []
+    """List functions and classes: those in `__all__` of a package's front; of numerics, what each module defines."""
     module = importlib.import_module(module_name)
-    names = getattr(module, "__all__", [name for name in vars(module) if not name.startswith("_")])
-    return [name for name in names if getattr(getattr(module, name), "__module__", None) == module_name]
+    if project.name == "numerics":
+        names = [name for name in vars(module) if getattr(getattr(module, name), "__module__", None) == module_name]
+    else:
+        names = module.__all__ if module_name == project.module else []
+    return [name for name in names if not name.startswith("_") and _is_code(getattr(module, name))]
 
 
 def public_callables(project: Project) -> dict[str, Callable[..., Any]]:
-    """Public functions and classes by dotted name, without those that `gyri.numerics` only exports again.
+    """Public functions and classes by dotted name.
 
-    Left out are records (named tuples, dataclasses) and exceptions, which compute nothing.
+    Left out are records (named tuples, dataclasses, enumerations) and exceptions, which compute nothing.
     """
-    named: dict[str, Any] = {}
-    for module_name in modules(project):
-        if project.name == "numerics" and module_name == project.module:
-            continue
-        module = importlib.import_module(module_name)
-        named |= {f"{module_name}.{name}": getattr(module, name) for name in public_names(project, module_name)}
-    return {name: value for name, value in named.items() if callable(value) and not _is_record(value)}
+    named = {
+        f"{module_name}.{name}": getattr(importlib.import_module(module_name), name)
+        for module_name in modules(project)
+        for name in public_names(project, module_name)
+    }
+    return {name: value for name, value in named.items() if not _is_record(value)}
 
 
-def _is_module(module_name: str, name: str) -> bool:
-    return isinstance(getattr(importlib.import_module(module_name), name), ModuleType)
+def _is_code(value: Any) -> bool:
+    return isinstance(value, type) or inspect.isroutine(inspect.unwrap(value))
 
 
 def _is_record(value: Any) -> bool:
-    return isinstance(value, type) and (dataclasses.is_dataclass(value) or issubclass(value, tuple | Exception))
+    return isinstance(value, type) and (dataclasses.is_dataclass(value) or issubclass(value, tuple | Enum | Exception))
 
 
 def declarations(project: Project) -> tuple[dict[str, Callable[[], tuple]], dict[str, str]]:
