@@ -195,7 +195,8 @@ def new(session: nox.Session) -> None:
         created = scaffold.create(session.posargs[0])
     except ValueError as error:
         session.error(str(error))
-    session.log(f"created {created.relative_to(ROOT)}; it passes every session: nox -s tests -- {created / 'tests'}")
+    folder = created.relative_to(ROOT)
+    session.log(f"created {folder}, which passes every session; try: nox -s tests -- {folder / 'tests'}")
 
 
 @nox.session

@@ -16,7 +16,7 @@ from tools.wheels import build, wheel_problems
 @pytest.fixture
 def repository(tmp_path):
     """A copy of what the scaffolder and its package need of the repository."""
-    for name in ("pyproject.toml", "LICENSE", ".gitignore"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
         shutil.copy(ROOT / name, tmp_path / name)
     shutil.copytree(ROOT / "shared", tmp_path / "shared", ignore=shutil.ignore_patterns("tests", "__pycache__"))
     return tmp_path

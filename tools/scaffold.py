@@ -17,7 +17,7 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 
 def create(name: str, root: Path = ROOT) -> Path:
-    """Write packages/NAME and its page in docs/papers, and return the folder.
+    """Write packages/NAME, its page in docs/papers and its row of the README; return the folder.
 
     Parameters
     ----------
@@ -50,7 +50,26 @@ def create(name: str, root: Path = ROOT) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(fill(template.read_text(encoding="utf-8"), values), encoding="utf-8")
     (folder / "LICENSE").write_bytes((root / "LICENSE").read_bytes())
+    readme = root / "README.md"
+    readme.write_text(list_package(readme.read_text(encoding="utf-8"), name), encoding="utf-8")
     return folder
+
+
+def list_package(readme: str, name: str) -> str:
+    r"""Add a package's row to the table of the root README, and take it out of the planned ones.
+
+    Examples
+    --------
+    >>> print(list_package("| [gyri-a](packages/a) | one | paper |\n\n| gyri-b | planned |\n", "b"))
+    | [gyri-a](packages/a) | one | paper |
+    | [gyri-b](packages/b) | what the method does, in one line | arXiv number |
+    <BLANKLINE>
+    <BLANKLINE>
+    """
+    lines = [line for line in readme.splitlines() if not line.startswith(f"| gyri-{name} |")]
+    last = max(number for number, line in enumerate(lines) if line.startswith("| [gyri-"))
+    lines.insert(last + 1, f"| [gyri-{name}](packages/{name}) | what the method does, in one line | arXiv number |")
+    return "\n".join(lines) + "\n"
 
 
 def check_name(name: str, taken: set[str]) -> None:
