@@ -1,5 +1,28 @@
-"""gyri.dripp."""
+"""DriPP: driven point processes. Which stimuli trigger which recurring events, how often, after what delay.
 
-from ._version import __version__
+Allain, Gramfort, Moreau (2022), "DriPP: Driven Point Processes to Model Stimuli Induced Patterns in M/EEG Signals",
+ICLR.
+"""
 
-__all__ = ["__version__"]
+from . import datasets as datasets
+from ._version import __version__ as __version__
+from .estimator import DriPP
+from .events import drivers_from_mne, events_from_activations
+from .inference import goodness_of_fit, likelihood_ratio_test
+from .lags import lag_table
+from .model import Params, negative_log_likelihood
+from .optim import em
+from .simulation import simulate
+
+__all__ = [
+    "DriPP",
+    "Params",
+    "drivers_from_mne",
+    "em",
+    "events_from_activations",
+    "goodness_of_fit",
+    "lag_table",
+    "likelihood_ratio_test",
+    "negative_log_likelihood",
+    "simulate",
+]

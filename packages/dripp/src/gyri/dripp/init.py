@@ -3,8 +3,9 @@
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
+
 from gyri.numerics.validation import as_key, check_option
-from jaxtyping import Array, Float
 
 from .kernels import Kernel, get
 from .lags import LagTable
@@ -56,8 +57,8 @@ def initialize(
 
     Notes
     -----
-    Allain, Gramfort, Moreau (2022), appendix on the initialisation, for ``"smart_start"``; the excess count per driver event is
-    compared with a baseline count over the whole window, not with a rate.
+    Allain, Gramfort, Moreau (2022), appendix on the initialisation, for ``"smart_start"``; the excess count per driver
+    event is compared with a baseline count over the whole window, not with a rate.
 
     Examples
     --------
@@ -110,7 +111,7 @@ def project(
 
 
 def default_location_scale(table: LagTable) -> tuple[float, float]:
-    """m and sigma (seconds) that are reported when there is nothing to estimate them from."""
+    """M and sigma (seconds) that are reported when there is nothing to estimate them from."""
     lower, upper, width = _window(table)
     return (lower + upper) / 2, 0.95 * width / 4
 
@@ -132,7 +133,10 @@ def _random(table: LagTable, key: Any) -> Params:
     shape = (n_atoms, table.n_drivers)
     left = max(lower, 0.1) if upper > 0.1 else lower
     return Params(
-        rng.uniform(0.15, 1, n_atoms), rng.uniform(0.15, 1, shape), rng.uniform(left, upper, shape), rng.uniform(0.05, 1, shape)
+        rng.uniform(0.15, 1, n_atoms),
+        rng.uniform(0.15, 1, shape),
+        rng.uniform(left, upper, shape),
+        rng.uniform(0.05, 1, shape),
     )
 
 
@@ -169,7 +173,10 @@ def _from_lags(table: LagTable, kernel: Kernel, peak: int | None, sigma_min: flo
     histogram = np.bincount(cell * _N_BINS + bins, w, n_cells * _N_BINS).reshape(-1, _N_BINS)
     background = np.median(histogram, axis=-1)
     centre, each = _peak_bin(histogram, peak), np.arange(n_cells)
-    around = sum(histogram[each, np.clip(centre + j, 0, _N_BINS - 1)] * ((centre + j >= 0) & (centre + j < _N_BINS)) for j in (-1, 0, 1))
+    around = sum(
+        histogram[each, np.clip(centre + j, 0, _N_BINS - 1)] * ((centre + j >= 0) & (centre + j < _N_BINS))
+        for j in (-1, 0, 1)
+    )
     excess = np.maximum(around - 3 * background, 1).reshape(shape)
     location = (lower + (centre + 0.5) * width / _N_BINS).reshape(shape)
     sigma = np.full(shape, 1.5 * width / _N_BINS * kernel.scale_from_std)

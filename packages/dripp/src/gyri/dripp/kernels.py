@@ -1,8 +1,9 @@
 r"""The kernels of the intensity: densities of the delay between a driver event and the event that it triggers.
 
-Three densities on a window ``[lower, upper]``, all with parameters ``(m, sigma)``: truncated Gaussian (the paper's), raised cosine
-and truncated exponential. Everything is written in log-space with hand-made derivatives, because a kernel whose peak is far from
-its window has a normaliser that underflows. This file knows nothing of drivers, events or rates.
+Three densities on a window ``[lower, upper]``, all with parameters ``(m, sigma)``: truncated Gaussian (the paper's),
+raised cosine and truncated exponential. Everything is written in log-space with hand-made derivatives, because a
+kernel whose peak is far from its window has a normaliser that underflows. This file knows nothing of drivers, events
+or rates.
 """
 
 from collections.abc import Callable
@@ -12,9 +13,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gyri.numerics.validation import check_option
 from jax.scipy.special import ndtri
 from jaxtyping import Array, Float
+
+from gyri.numerics.validation import check_option
 
 from .lags import pad_size
 
@@ -41,10 +43,11 @@ class Kernel(NamedTuple):
     log_normalizer : callable
         ``(m, sigma, lower, upper)`` to the log of the mass that the untruncated density puts in the window.
     density : callable
-        ``(x, m, sigma, lower, log_normalizer)`` to `pdf`, where the caller promises that `x` is in the window: the form for many
-        `x` and few parameters, since the normaliser is computed once a parameter.
+        ``(x, m, sigma, lower, log_normalizer)`` to `pdf`, where the caller promises that `x` is in the window: the
+        form for many `x` and few parameters, since the normaliser is computed once a parameter.
     mass : callable
-        ``(left, right, m, sigma, lower, log_normalizer)`` to the probability of ``[left, right]``, a part of the window.
+        ``(left, right, m, sigma, lower, log_normalizer)`` to the probability of ``[left, right]``, a part of the
+        window.
     has_location : bool
         False if the density ignores `m` (the exponential); it is then reported as `lower`.
     scale_from_std : float
@@ -91,7 +94,7 @@ def get(name: str) -> Kernel:
 
 
 def on_host(function: Callable, *arguments: np.ndarray | float) -> np.ndarray:
-    """Evaluate one of a kernel's functions in float64 on the CPU, whatever the global precision: for times and for simulation.
+    """Evaluate one of a kernel's functions in float64 on the CPU, whatever the global precision.
 
     The first argument is 1-D, the others numbers or as long; they are padded, so that few shapes are ever compiled.
     """
@@ -99,7 +102,9 @@ def on_host(function: Callable, *arguments: np.ndarray | float) -> np.ndarray:
     size = pad_size(n)
     with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
         padded = [
-            np.pad(np.asarray(a, np.float64), (0, size - n), mode="edge" if n else "constant") if np.ndim(a) else np.float64(a)
+            np.pad(np.asarray(a, np.float64), (0, size - n), mode="edge" if n else "constant")
+            if np.ndim(a)
+            else np.float64(a)
             for a in arguments
         ]
         return np.asarray(_compiled(function)(*padded))[:n]
@@ -110,13 +115,15 @@ def _compiled(function: Callable) -> Callable:
     return jax.jit(function)
 
 
-# --- the normal distribution in log-space ---------------------------------------------------------------------------------------
+# --- the normal distribution in log-space -----------------------------------------------------------------------------
 
 
 def log_normal_cdf(z: Number) -> Shaped:
     r"""Log of :math:`\Phi(z)`, to machine precision in both tails."""
     z = jnp.asarray(z)
-    small = 0.5 * jax.lax.erfc(jnp.minimum(jnp.abs(z), -_TAIL) * np.sqrt(0.5))  # mass beyond |z|: one evaluation for both tails
+    small = 0.5 * jax.lax.erfc(
+        jnp.minimum(jnp.abs(z), -_TAIL) * np.sqrt(0.5)
+    )  # mass beyond |z|: one evaluation for both tails
     tail = jnp.minimum(z, _TAIL)
     series = jnp.polyval(jnp.asarray(_TAIL_COEFFICIENTS[::-1], z.dtype), 1 / tail**2)
     far = -0.5 * tail**2 - jnp.log(-tail) - _LOG_SQRT_2PI + jnp.log(series)
@@ -127,8 +134,8 @@ def log_normal_cdf(z: Number) -> Shaped:
 def log_interval(za: Number, zb: Number) -> Shaped:
     r"""Log of :math:`\Phi(z_b) - \Phi(z_a)` for :math:`z_a \le z_b`; ``-inf`` where they are equal.
 
-    Its derivatives are ratios of a density to this mass, formed from logs: automatic differentiation of a difference of tails is
-    unstable for narrow and for distant intervals.
+    Its derivatives are ratios of a density to this mass, formed from logs: automatic differentiation of a difference
+    of tails is unstable for narrow and for distant intervals.
     """
     flip = za > 0  # work in the left tail, where a difference of logs keeps its digits
     left, right = jnp.where(flip, -zb, za), jnp.where(flip, -za, zb)
@@ -161,7 +168,7 @@ def _inverse_log_normal_cdf(log_p: Shaped) -> Shaped:
     return z
 
 
-# --- truncated Gaussian ---------------------------------------------------------------------------------------------------------
+# --- truncated Gaussian -----------------------------------------------------------------------------------------------
 
 
 def _gaussian_log_normalizer(m: Number, sigma: Number, lower: Number, upper: Number) -> Shaped:
@@ -172,7 +179,9 @@ def _gaussian_log_density(x: Number, m: Number, sigma: Number, lower: Number, lo
     return -0.5 * ((x - m) / sigma) ** 2 - (jnp.log(sigma) + log_normalizer + _LOG_SQRT_2PI)
 
 
-def _gaussian_mass(left: Number, right: Number, m: Number, sigma: Number, lower: Number, log_normalizer: Number) -> Shaped:
+def _gaussian_mass(
+    left: Number, right: Number, m: Number, sigma: Number, lower: Number, log_normalizer: Number
+) -> Shaped:
     # Where the part is empty another one stands in, so that no derivative of log(0) is formed.
     empty = right <= left
     zl, zr = jnp.where(empty, 0.0, (left - m) / sigma), jnp.where(empty, 1.0, (right - m) / sigma)
@@ -190,7 +199,7 @@ def _gaussian_ppf(p: Number, m: Number, sigma: Number, lower: Number, upper: Num
     return jnp.where(p <= 0, lower, jnp.where(p >= 1, upper, x))
 
 
-# --- raised cosine --------------------------------------------------------------------------------------------------------------
+# --- raised cosine ----------------------------------------------------------------------------------------------------
 
 
 def _cosine_cdf(u: Number) -> Shaped:
@@ -209,7 +218,9 @@ def _cosine_density(x: Number, m: Number, sigma: Number, lower: Number, log_norm
     return jnp.where(inside, bump * jnp.exp(-jnp.where(exists, log_normalizer, 0)), 0.0)
 
 
-def _cosine_mass(left: Number, right: Number, m: Number, sigma: Number, lower: Number, log_normalizer: Number) -> Shaped:
+def _cosine_mass(
+    left: Number, right: Number, m: Number, sigma: Number, lower: Number, log_normalizer: Number
+) -> Shaped:
     part = _cosine_cdf((jnp.maximum(right, left) - m) / sigma) - _cosine_cdf((left - m) / sigma)
     exists = log_normalizer > -jnp.inf
     return jnp.where(exists, part * jnp.exp(-jnp.where(exists, log_normalizer, 0)), 0.0)
@@ -231,7 +242,7 @@ def _cosine_ppf(p: Number, m: Number, sigma: Number, lower: Number, upper: Numbe
     return jnp.clip(m + sigma * 0.5 * (low + high), lower, upper)
 
 
-# --- truncated exponential ------------------------------------------------------------------------------------------------------
+# --- truncated exponential --------------------------------------------------------------------------------------------
 
 
 def _exponential_log_normalizer(m: Number, sigma: Number, lower: Number, upper: Number) -> Shaped:
@@ -242,7 +253,9 @@ def _exponential_log_density(x: Number, m: Number, sigma: Number, lower: Number,
     return -(x - lower) / sigma - (jnp.log(sigma) + log_normalizer) + 0 * m
 
 
-def _exponential_mass(left: Number, right: Number, m: Number, sigma: Number, lower: Number, log_normalizer: Number) -> Shaped:
+def _exponential_mass(
+    left: Number, right: Number, m: Number, sigma: Number, lower: Number, log_normalizer: Number
+) -> Shaped:
     width = jnp.maximum(right - left, 0)
     return -jnp.expm1(-width / sigma) * jnp.exp(-(left - lower) / sigma - log_normalizer) + 0 * m
 
@@ -251,7 +264,7 @@ def _exponential_ppf(p: Number, m: Number, sigma: Number, lower: Number, upper: 
     return jnp.clip(lower - sigma * jnp.log1p(p * jnp.expm1(-(upper - lower) / sigma)), lower, upper) + 0 * m
 
 
-# --- assembly -------------------------------------------------------------------------------------------------------------------
+# --- assembly ---------------------------------------------------------------------------------------------------------
 
 
 def _floats(*values: Number) -> list[Array]:

@@ -1,7 +1,8 @@
 """The lag table: all that the likelihood needs of event times and driver times, built once on the host in float64.
 
-For every event, the delays since the driver events that may have triggered it. Events with the same delays are merged into one row
-with a multiplicity, so that on a sampling grid the size of the table does not depend on the number of events.
+For every event, the delays since the driver events that may have triggered it. Events with the same delays are merged
+into one row with a multiplicity, so that on a sampling grid the size of the table does not depend on the number of
+events.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,32 +12,34 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from gyri.numerics.validation import check_array, check_scalar
 from jaxtyping import Array, Float, Int
+
+from gyri.numerics.validation import check_array, check_scalar
 
 _OFF_GRID = 1e-3  # samples
 _GRID_GUARD = 1e-6  # samples: 0.1 s at 150 Hz is 15.000000000000002
 _DENSE_KEYS = 1 << 22  # up to so many possible rows are counted by bincount, more by sorting
 _KEY_BITS = 62
 _CHUNK = 1 << 20  # events at a time
+_ARRAYS = (
+    "lag",
+    "driver",
+    "weight",
+    "n_outside",
+    "n_full",
+    "n_exposed",
+    "cut",
+    "covered",
+    "lower",
+    "upper",
+    "duration",
+    "sfreq",
+)
 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=[
-        "lag",
-        "driver",
-        "weight",
-        "n_outside",
-        "n_full",
-        "n_exposed",
-        "cut",
-        "covered",
-        "lower",
-        "upper",
-        "duration",
-        "sfreq",
-    ],
+    data_fields=_ARRAYS,
     meta_fields=["n_atoms", "n_drivers", "names"],
 )
 @dataclass(frozen=True)
@@ -135,8 +138,8 @@ def lag_table(
     Parameters
     ----------
     events : array-like, shape (n_events,), or list of K of them
-        Event times in seconds, in ``[t_start, t_stop]``, in any order; duplicates count. A list of sequences (the events of
-        several atoms) gives every array of the result a leading axis ``K``.
+        Event times in seconds, in ``[t_start, t_stop]``, in any order; duplicates count. A list of sequences (the
+        events of several atoms) gives every array of the result a leading axis ``K``.
     drivers : array-like, list of array-like, dict of array-like, or None
         Times of the driver events in seconds, in any order; they may lie outside ``[t_start, t_stop]``.
     lower, upper : float
@@ -144,10 +147,11 @@ def lag_table(
     t_stop, t_start : float
         Observation window in seconds.
     sfreq : float, optional
-        Sampling frequency in Hz, if all times lie on one sampling grid. Delays are then exact multiples of ``1 / sfreq``.
+        Sampling frequency in Hz, if all times lie on one sampling grid. Delays are then exact multiples of ``1 /
+        sfreq``.
     edge : bool
-        Correct for driver events whose window is cut by the ends of the recording. False counts each as seen whole, as the
-        paper's code does.
+        Correct for driver events whose window is cut by the ends of the recording. False counts each as seen whole, as
+        the paper's code does.
     compress : bool, optional
         Merge events with the same delays. By default on a grid, or with `resolution`, only.
     resolution : float, optional
@@ -168,8 +172,8 @@ def lag_table(
 
     Notes
     -----
-    Costs ``O((n_events + n_driver_events) log)`` operations and no Python loop over events. Allain, Gramfort, Moreau (2022),
-    section 3.
+    Costs ``O((n_events + n_driver_events) log)`` operations and no Python loop over events. Allain, Gramfort, Moreau
+    (2022), section 3.
 
     Examples
     --------
@@ -209,17 +213,13 @@ def lag_table(
     }
     if not times.batched:
         arrays = {name: value[0] for name, value in arrays.items()}
-    return LagTable(
-        **arrays, n_atoms=n_atoms if times.batched else None, n_drivers=n_drivers, names=times.names
-    )
+    return LagTable(**arrays, n_atoms=n_atoms if times.batched else None, n_drivers=n_drivers, names=times.names)
 
 
-# --- input ----------------------------------------------------------------------------------------------------------------------
+# --- input ------------------------------------------------------------------------------------------------------------
 
 
-def check_times(
-    events: Any, drivers: Any, *, lower: float, upper: float, t_stop: float, t_start: float = 0.0
-) -> Times:
+def check_times(events: Any, drivers: Any, *, lower: float, upper: float, t_stop: float, t_start: float = 0.0) -> Times:
     """Validate and sort event and driver times (seconds, float64); a ValueError names the argument."""
     lower, upper = check_window(lower, upper)
     t_start, t_stop = check_scalar(t_start, "t_start"), check_scalar(t_stop, "t_stop")
@@ -282,6 +282,8 @@ def check_drivers(drivers: Any) -> tuple[list[np.ndarray], tuple[str, ...]]:
 
 def check_sequence(times: Any, name: str) -> np.ndarray:
     """Return finite 1-D times as a sorted float64 array."""
+    # NumPy first: JAX would round to float32, unless its double precision is switched on.
+    times = np.asarray(times) if isinstance(times, jax.Array) else times
     array = np.asarray(check_array(times, name, ndim=1, dtype=np.float64, allow_empty=True))
     return array if np.all(array[1:] >= array[:-1]) else np.sort(array)
 
@@ -293,7 +295,7 @@ def pad_size(n: int) -> int:
     return max(-(-n // step) * step, 1)
 
 
-# --- windows --------------------------------------------------------------------------------------------------------------------
+# --- windows ----------------------------------------------------------------------------------------------------------
 
 
 def _exposure(times: Times, edge: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -331,7 +333,7 @@ def _covered(times: Times) -> float:
     return float((right - left).sum())
 
 
-# --- rows -----------------------------------------------------------------------------------------------------------------------
+# --- rows -------------------------------------------------------------------------------------------------------------
 
 
 class _Clock(NamedTuple):
@@ -368,19 +370,19 @@ def _samples(times: np.ndarray, origin: float, sfreq: float, name: str) -> np.nd
     return ticks.astype(np.int64)
 
 
-def _most_in_window(driver: np.ndarray, clock: _Clock) -> int:
+def most_in_window(driver: np.ndarray, lower: Any, upper: Any) -> int:
     """Bound on the slots of `delays`: the most driver events that lie in one closed window."""
     if driver.size == 0:
         return 0
-    width = clock.upper - clock.lower
-    if clock.seconds == 1.0:  # floats: allow for the rounding of a delay
-        width += 8 * np.finfo(np.float64).eps * max(abs(driver[0]), abs(driver[-1]), clock.upper)
+    width = upper - lower
+    if not np.issubdtype(driver.dtype, np.integer):  # allow for the rounding of a delay
+        width += 8 * np.finfo(np.float64).eps * max(abs(driver[0]), abs(driver[-1]), upper)
     end = np.searchsorted(driver, driver + width, side="right")
     return int((end - np.arange(driver.size)).max())
 
 
 def count_older(events: np.ndarray, driver: np.ndarray, age: Any) -> np.ndarray:
-    """Count, for every event, the driver events that are at least `age` older, by the delay ``event - driver`` as computed."""
+    """Count, for every event, the driver events at least `age` older, by the delay ``event - driver`` as computed."""
     if driver.size < events.size and np.all(events[1:] >= events[:-1]):
         # Search the fewer in the more, then count: half the time of the other way round.
         position = np.searchsorted(events, driver + age, side="left")
@@ -401,11 +403,13 @@ def count_older(events: np.ndarray, driver: np.ndarray, age: Any) -> np.ndarray:
     return count
 
 
-def delays(events: np.ndarray, driver: np.ndarray, lower: Any, upper: Any) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+def delays(
+    events: np.ndarray, driver: np.ndarray, lower: Any, upper: Any
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Yield, from the most recent driver event backwards, (slot, events' indices, delays) of all delays in the window.
 
-    Both times are sorted (`events` in parts at least) and in one unit: integers, compared exactly, or floats, where the delay that
-    is compared is the one that is returned. The number of slots is at most `most_in_window`.
+    Both times are sorted (`events` in parts at least) and in one unit: integers, compared exactly, or floats, where
+    the delay that is compared is the one that is returned. The number of slots is at most `most_in_window`.
     """
     if driver.size == 0 or events.size == 0:
         return
@@ -463,7 +467,11 @@ def _all_rows(clock: _Clock, sizes: np.ndarray, compress: bool) -> _Rows:
     if compress and used.size:
         order = np.lexsort([*lag, *driver, atom])
         lag, driver, atom = lag[:, order], driver[:, order], atom[order]
-        new = np.any(np.diff(lag, axis=1) != 0, axis=0) | np.any(np.diff(driver, axis=1) != 0, axis=0) | (np.diff(atom) != 0)
+        new = (
+            np.any(np.diff(lag, axis=1) != 0, axis=0)
+            | np.any(np.diff(driver, axis=1) != 0, axis=0)
+            | (np.diff(atom) != 0)
+        )
         start = np.flatnonzero(np.concatenate([[True], new]))
         weight = np.diff(np.append(start, used.size)).astype(np.float64)
         lag, driver, atom = lag[:, start], driver[:, start], atom[start]
@@ -471,8 +479,8 @@ def _all_rows(clock: _Clock, sizes: np.ndarray, compress: bool) -> _Rows:
 
 
 def _merged_rows(clock: _Clock, sizes: np.ndarray, unit: float) -> _Rows:
-    """Merge rows with equal delays (in multiples of `unit`): each row is packed in one integer, or in a few, and counted."""
-    n_slots = [_most_in_window(driver, clock) for driver in clock.drivers]
+    """Merge rows with equal delays (multiples of `unit`): each row is packed in one integer, or a few, and counted."""
+    n_slots = [most_in_window(driver, clock.lower, clock.upper) for driver in clock.drivers]
     first, last = round(clock.lower / unit), round(clock.upper / unit)
     radix = last - first + 2  # code 0: no delay
     depth = sum(n_slots)
@@ -518,10 +526,7 @@ def _merged_rows(clock: _Clock, sizes: np.ndarray, unit: float) -> _Rows:
 
 def _count_rows(words: np.ndarray, atom: np.ndarray, weight: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
     """Sort rows of (atom, words), merge equal ones, add up their weights."""
-    if len(words) == 1 and not np.any(atom):
-        order = np.argsort(words[0])
-    else:
-        order = np.lexsort([*words, atom])
+    order = np.argsort(words[0]) if len(words) == 1 and not np.any(atom) else np.lexsort([*words, atom])
     words, atom = words[:, order], atom[order]
     changes = np.any(words[:, 1:] != words[:, :-1], axis=0) | (atom[1:] != atom[:-1])
     start = np.flatnonzero(np.concatenate([np.ones(min(atom.size, 1), bool), changes]))
@@ -586,11 +591,11 @@ def _pad(
     return {"lag": lags, "driver": owners, "weight": weights, "n_outside": n_outside.astype(np.float64)}
 
 
-# --- coarsening -----------------------------------------------------------------------------------------------------------------
+# --- coarsening -------------------------------------------------------------------------------------------------------
 
 
 def coarsen(table: LagTable, n_bins: int) -> LagTable:
-    """Round the delays of a table to `n_bins` steps of the window and merge equal rows: a fast start for a fit off the grid.
+    """Round the delays of a table to `n_bins` steps of the window and merge equal rows: a start for a fit off the grid.
 
     Parameters
     ----------
@@ -605,7 +610,9 @@ def coarsen(table: LagTable, n_bins: int) -> LagTable:
         Fewer rows with the same total weight; everything else is shared with `table`.
     """
     batched = table.n_atoms is not None
-    lag, driver, weight = (np.asarray(x) if batched else np.asarray(x)[None] for x in (table.lag, table.driver, table.weight))
+    lag, driver, weight = (
+        np.asarray(x) if batched else np.asarray(x)[None] for x in (table.lag, table.driver, table.weight)
+    )
     lower, upper = (float(np.ravel(x)[0]) for x in (table.lower, table.upper))
     n_atoms, depth, _ = lag.shape
     atom, row = np.nonzero(weight)
@@ -624,3 +631,34 @@ def coarsen(table: LagTable, n_bins: int) -> LagTable:
     rows = _pad(delay, owner, total, row_atom, np.zeros(n_atoms), n_atoms, lower, table.n_drivers)
     rows = {name: rows[name].astype(getattr(table, name).dtype) for name in ("lag", "driver", "weight")}
     return replace(table, **(rows if batched else {name: value[0] for name, value in rows.items()}))
+
+
+def stack(tables: Sequence[LagTable]) -> LagTable:
+    """Join tables of one atom each, with the same number of drivers, into a batched one.
+
+    Parameters
+    ----------
+    tables : sequence of LagTable
+        Not batched; their windows and drivers may differ.
+
+    Returns
+    -------
+    LagTable
+        With a leading axis as long as `tables`.
+    """
+    first = tables[0]
+    arrays = {}
+    for name in _ARRAYS:
+        leaves = [np.asarray(getattr(table, name)) for table in tables]
+        shape = np.max([leaf.shape for leaf in leaves], axis=0).astype(int) if leaves[0].ndim else ()
+        out = np.zeros((len(leaves), *shape), leaves[0].dtype)
+        if name == "lag":
+            out[:] = np.array([table.lower for table in tables]).reshape(-1, 1, 1)
+        elif name == "driver":
+            out[:] = -1
+        elif name == "cut":  # empty intervals
+            out[..., 0], out[..., 1] = 1.0, 0.0
+        for k, leaf in enumerate(leaves):
+            out[(k, *(slice(n) for n in leaf.shape))] = leaf
+        arrays[name] = out
+    return replace(first, **arrays, n_atoms=len(tables))

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gyri.numerics.validation import check_array, check_scalar
 from jaxtyping import Array, Float, Int
+
+from gyri.numerics.validation import check_array, check_scalar
 
 from . import kernels
 from .kernels import Kernel
@@ -65,7 +66,8 @@ def negative_log_likelihood(
     Returns
     -------
     Array, shape () or (K,)
-        In nats, without the constant ``log(n_events!)``; ``inf`` if an event has intensity zero. Works under jit, vmap, grad.
+        In nats, without the constant ``log(n_events!)``; ``inf`` if an event has intensity zero. Works under jit,
+        vmap, grad.
 
     Raises
     ------
@@ -95,7 +97,7 @@ def unbatched(table: LagTable) -> LagTable:
     return replace(table, n_atoms=None)
 
 
-# --- on the table, one atom -----------------------------------------------------------------------------------------------------
+# --- on the table, one atom -------------------------------------------------------------------------------------------
 
 
 def of_slot(values: Float[Array, " n_drivers"], driver: Int[Array, "n_slots n_rows"]) -> Array:
@@ -113,8 +115,8 @@ def by_driver(values: Float[Array, "n_slots n_rows"], driver: Int[Array, "n_slot
     """Sum over the slots of each driver."""
     if n_drivers > _UNROLLED_DRIVERS:
         return jnp.zeros(n_drivers, values.dtype).at[driver].add(jnp.where(driver < 0, 0, values))
-    # The barrier keeps XLA:CPU from fusing the sums into the stack, which runs them serially: 10 times slower at 1e6 rows.
-    sums = [jnp.where(driver == p, values, 0).sum() for p in range(n_drivers)]
+    # The barrier keeps XLA:CPU from fusing the sums into the stack, which runs them serially: 10 times slower at 1e6
+    # rows. sums = [jnp.where(driver == p, values, 0).sum() for p in range(n_drivers)]
     return jnp.stack(jax.lax.optimization_barrier(sums))
 
 
@@ -171,7 +173,9 @@ def nll(params: Params, table: LagTable, kernel: Kernel) -> Float[Array, ""]:
     log_normalizer = kernel.log_normalizer(params.m, params.sigma, table.lower, table.upper)
 
     def log_rate(lag: Array, driver: Array, weight: Array) -> Array:
-        return weighted_log(weight, params.baseline + slot_rates(params, lag, driver, table.lower, kernel, log_normalizer).sum(0))
+        return weighted_log(
+            weight, params.baseline + slot_rates(params, lag, driver, table.lower, kernel, log_normalizer).sum(0)
+        )
 
     return nll_of_sums(params, table, exposure(params, table, kernel, log_normalizer), sum_over_rows(log_rate, table))
 
@@ -189,7 +193,7 @@ def nll_of_sums(
     return params.baseline * table.duration + (params.alpha * exposed).sum() - outside - log_rate
 
 
-# --- at any time ----------------------------------------------------------------------------------------------------------------
+# --- at any time ------------------------------------------------------------------------------------------------------
 
 
 def intensity(
@@ -298,20 +302,36 @@ def split(params: Params) -> list[Params]:
     return [Params(*(value[k] for value in host)) for k in range(len(host.baseline))]
 
 
-def _check(t: Any, drivers: Any, params: Params, lower: float, upper: float) -> tuple[np.ndarray, list, tuple[float, float]]:
+def _check(
+    t: Any, drivers: Any, params: Params, lower: float, upper: float
+) -> tuple[np.ndarray, list, tuple[float, float]]:
+    t = np.asarray(t) if isinstance(t, jax.Array) else t  # before JAX rounds it to float32
     times = np.asarray(check_array(t, "t", ndim=1, dtype=np.float64, allow_empty=True))
     driver_times, _ = check_drivers(drivers)
-    if np.shape(params.alpha)[-1] != len(driver_times):
-        raise ValueError(
-            f"drivers: expected {np.shape(params.alpha)[-1]} of them, as many as params.alpha has, got {len(driver_times)}"
-        )
+    check_params(params, len(driver_times))
     return times, driver_times, check_window(lower, upper)
+
+
+def check_params(params: Params, n_drivers: int, name: str = "params") -> None:
+    """Raise a ValueError that names the field if parameters are not finite, in range and of matching shapes."""
+    atoms = np.shape(params.baseline)
+    for field, value in zip(Params._fields, params):
+        value = np.asarray(value)
+        shape = atoms if field == "baseline" else (*atoms, n_drivers)
+        if value.shape != shape or len(atoms) > 1:
+            raise ValueError(f"{name}.{field}: expected shape {shape} with {n_drivers} drivers, got {value.shape}")
+        if not np.all(np.isfinite(value)):
+            raise ValueError(f"{name}.{field}: expected finite values, got {value}")
+        if field == "sigma" and np.any(value <= 0):
+            raise ValueError(f"{name}.sigma: expected positive values, got {value}")
+        if field in ("baseline", "alpha") and np.any(value < 0):
+            raise ValueError(f"{name}.{field}: expected values of at least 0, got {value}")
 
 
 def _sum_over_drivers(
     times: np.ndarray, drivers: list, params: Params, window: tuple[float, float], function: Callable, *, after: float
 ) -> np.ndarray:
-    """Sum alpha * function(delay) over the driver events before each time; `after` is the function's value past the window."""
+    """Sum alpha * function(delay) over the driver events before each time; `after`: its value past the window."""
     order = np.argsort(times, kind="stable")
     ordered, sums = times[order], np.zeros(times.size)
     for p, driver in enumerate(drivers):

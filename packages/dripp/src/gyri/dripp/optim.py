@@ -1,8 +1,8 @@
 r"""Estimation: expectation-maximisation on the lag table, its safeguard, Newton polish and pruning of idle drivers.
 
-One atom at a time in the mathematics, a `vmap` over atoms and starts around it. Starting values are made in `init`, the likelihood
-in `model`. Labels: an event is spontaneous or was triggered by one driver event; an unseen child is an event that a driver event
-with a cut window would have triggered outside the recording.
+One atom at a time in the mathematics, a `vmap` over atoms and starts around it. Starting values are made in `init`,
+the likelihood in `model`. Labels: an event is spontaneous or was triggered by one driver event; an unseen child is an
+event that a driver event with a cut window would have triggered outside the recording.
 """
 
 from dataclasses import replace
@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
 from gyri.numerics.optim import damped_newton
 from gyri.numerics.validation import check_option, check_positive_int, check_scalar
-from jaxtyping import Array, Bool, Float, Int
 
 from . import init as starting
 from . import kernels
@@ -23,6 +24,7 @@ from .lags import LagTable, coarsen
 from .model import (
     Params,
     by_driver,
+    check_params,
     exposure,
     nll,
     nll_of_sums,
@@ -76,9 +78,10 @@ class Bounds(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Of one E-step: the likelihood, the expected number of spontaneous events, and of the triggered ones count and moments about m.
+    """Of one E-step: the likelihood, expected counts of events, and moments of the triggered ones about m.
 
-    Moments are those of the truncated Gaussian's M-step and include the unseen children; `log_normalizer` is the kernels'.
+    Moments are those of the truncated Gaussian's M-step and include the unseen children; `log_normalizer` is the
+    kernels'.
     """
 
     nll: Float[Array, ""]
@@ -89,7 +92,7 @@ class Statistics(NamedTuple):
     log_normalizer: Float[Array, " n_drivers"]
 
 
-# --- E-step ---------------------------------------------------------------------------------------------------------------------
+# --- E-step -----------------------------------------------------------------------------------------------------------
 
 
 def expectation(params: Params, table: LagTable, kernel: Kernel) -> Statistics:
@@ -116,7 +119,7 @@ def expectation(params: Params, table: LagTable, kernel: Kernel) -> Statistics:
 def _labels(
     params: Params, lag: Array, driver: Array, weight: Array, lower: Array, kernel: Kernel, log_normalizer: Array
 ) -> tuple[Array, Array, Array]:
-    """Expected number of events that each slot triggered; rate of each row; its weight over its rate (0 where that is 0)."""
+    """Events that each slot is expected to have triggered; rate of each row; weight over rate (0 where that is 0)."""
     rates = slot_rates(params, lag, driver, lower, kernel, log_normalizer)
     row_rate = params.baseline + rates.sum(0)
     used = (weight > 0) & (row_rate > 0)
@@ -125,7 +128,7 @@ def _labels(
 
 
 def _unseen_moments(params: Params, table: LagTable, log_normalizer: Array) -> tuple[Array, Array, Array]:
-    """Mass and moments about m of the delays hidden by the ends of the recording, per unit of alpha (truncated Gaussian)."""
+    """Mass and moments about m of the delays that the recording's ends hide, per unit of alpha (Gaussian)."""
     first, last = table.cut[..., 0], table.cut[..., 1]
     left = jnp.stack([jnp.broadcast_to(table.lower, first.shape), last])  # before the recording and after it
     right = jnp.stack([first, jnp.broadcast_to(table.upper, last.shape)])
@@ -139,7 +142,7 @@ def _unseen_moments(params: Params, table: LagTable, log_normalizer: Array) -> t
     return tuple(jnp.where(hidden, moment, 0).sum((0, -1)) for moment in moments)
 
 
-# --- M-step ---------------------------------------------------------------------------------------------------------------------
+# --- M-step -----------------------------------------------------------------------------------------------------------
 
 
 def maximization(
@@ -162,7 +165,7 @@ def maximization(
 
 
 def _gaussian_q(m: Array, sigma: Array, log_normalizer: Array, old: Array, statistics: Statistics) -> Array:
-    """Part of the expected complete-data log-likelihood that depends on (m, sigma); the statistics' moments are about `old`."""
+    """Part of the expected complete-data log-likelihood that depends on (m, sigma); moments are about `old`."""
     shift = m - old
     second = statistics.second - 2 * shift * statistics.first + shift**2 * statistics.count
     return -statistics.count * (log_normalizer + jnp.log(sigma)) - second / (2 * sigma**2)
@@ -171,7 +174,7 @@ def _gaussian_q(m: Array, sigma: Array, log_normalizer: Array, old: Array, stati
 def _gaussian_fixed_point(
     params: Params, statistics: Statistics, table: LagTable, bounds: Bounds
 ) -> tuple[Array, Array]:
-    """The paper's update: stationarity of Q with the normaliser's derivatives taken at the current parameters; safeguarded."""
+    """The paper's update: Q stationary, with the normaliser's derivatives at the current parameters; safeguarded."""
     m, sigma, log_z = params.m, params.sigma, statistics.log_normalizer
     count = jnp.where(statistics.count > 0, statistics.count, 1)
     za, zb = (table.lower - m) / sigma, (table.upper - m) / sigma
@@ -228,9 +231,7 @@ def _generic_m_step(
     params: Params, statistics: Statistics, table: LagTable, kernel: Kernel, bounds: Bounds, max_iter: int
 ) -> tuple[Array, Array]:
     """A few damped Newton steps on Q, profiled over alpha, for kernels without sufficient statistics."""
-    label, _, _ = _labels(
-        params, table.lag, table.driver, table.weight, table.lower, kernel, statistics.log_normalizer
-    )
+    label, _, _ = _labels(params, table.lag, table.driver, table.weight, table.lower, kernel, statistics.log_normalizer)
 
     def solve(p: Array, m: Array, sigma: Array, n_full: Array, cut: Array) -> tuple[Array, Array]:
         weight = jnp.where(table.driver == p, label, 0)
@@ -246,7 +247,9 @@ def _generic_m_step(
             log_density = jnp.where(used, jnp.log(jnp.where(used, density, 1)), 0)
             one = Params(params.baseline, x[:1], x[:1], x[1:])
             exposed = exposure(one, single, kernel, log_normalizer[None])[0]
-            return (count * jnp.log(jnp.where(exposed > 0, exposed, 1)) - (weight * log_density).sum()) / jnp.maximum(count, 1)
+            return (count * jnp.log(jnp.where(exposed > 0, exposed, 1)) - (weight * log_density).sum()) / jnp.maximum(
+                count, 1
+            )
 
         low, high = jnp.stack([bounds.m_low, bounds.sigma_low]), jnp.stack([bounds.m_high, bounds.sigma_high])
         start = jnp.stack([m, sigma]) / sigma
@@ -329,7 +332,7 @@ def _newton_tol(dtype: Any) -> float:
     return 1e-13 if dtype == jnp.float64 else 1e-6
 
 
-# --- the fit of one atom --------------------------------------------------------------------------------------------------------
+# --- the fit of one atom ----------------------------------------------------------------------------------------------
 
 
 class _Block(NamedTuple):
@@ -366,7 +369,9 @@ def _em_block(
     return jax.lax.while_loop(lambda block: ~(block.met | block.full), body, start)
 
 
-def _polish(params: Params, value: Array, table: LagTable, kernel: Kernel, bounds: Bounds) -> tuple[Params, Array, Array]:
+def _polish(
+    params: Params, value: Array, table: LagTable, kernel: Kernel, bounds: Bounds
+) -> tuple[Params, Array, Array]:
     """Damped Newton steps on the negative log-likelihood, over all parameters that are free."""
     n = table.n_drivers
     # Units: every parameter in multiples of what it may change by, so that one ridge suits all.
@@ -430,7 +435,7 @@ def _fit_one(
     polish: bool,
     max_iter: int,
 ) -> EMResult:
-    """EM in blocks, each followed by a polish, until converged; then try to do without each driver that triggers less than one event."""
+    """EM in blocks, each followed by a polish, until converged; then try to do without each idle driver."""
     bounds = _bounds(table, m_bounds, sigma_min, kernel)
     size = min(_BLOCK, max_iter)
 
@@ -505,12 +510,19 @@ def _finish(state: _State, table: LagTable, kernel: Kernel, max_iter: int) -> EM
     return EMResult(params, value, state.n_iter, state.converged | none, state.history[: max_iter + 1])
 
 
-# --- over atoms and starts ------------------------------------------------------------------------------------------------------
+# --- over atoms and starts --------------------------------------------------------------------------------------------
 
 
 @partial(jax.jit, static_argnames=("kernel", "m_step", "polish", "max_iter"))
 def _fit(
-    params: Params, history: Array, n_before: Array, table: LagTable, tol: Any, m_bounds: Any, sigma_min: Any, **static: Any
+    params: Params,
+    history: Array,
+    n_before: Array,
+    table: LagTable,
+    tol: Any,
+    m_bounds: Any,
+    sigma_min: Any,
+    **static: Any,
 ) -> EMResult:
     fit = partial(_fit_one, **(static | {"kernel": kernels.get(static["kernel"])}))
     if table.n_atoms is None:
@@ -523,7 +535,7 @@ def _fit(
 def _best_start(
     starts: Params, table: LagTable, tol: Any, m_bounds: Any, sigma_min: Any, *, kernel: str, m_step: str, n_steps: int
 ) -> tuple[Params, Array]:
-    """Run a few EM iterations from each start (leading axis) and keep the most likely, atom by atom, with its history."""
+    """Run a few EM iterations from each start (leading axis); keep each atom's most likely, with its history."""
     density = kernels.get(kernel)
 
     def run(params: Params, table: LagTable) -> tuple[Params, Array, Array]:
@@ -562,18 +574,20 @@ def em(
     table : LagTable
         From `lag_table`. A batched table fits all its atoms at once.
     init : {"auto", "smart_start", "peaks", "random"} or Params
-        Starting values. ``"auto"`` compares the paper's smart start and three peaks of the delays' histogram after 20 iterations.
+        Starting values. ``"auto"`` compares the paper's smart start and three peaks of the delays' histogram after 20
+        iterations.
     kernel : {"truncated_gaussian", "raised_cosine", "truncated_exponential"}
         Density of the delays.
     max_iter : int
         Largest number of EM iterations.
     tol : float, optional
-        Stop when an iteration changes the negative log-likelihood by less than ``tol * (1 + |nll|)``; 1e-9 in float64, 1e-6 in
-        float32.
+        Stop when an iteration changes the negative log-likelihood by less than ``tol * (1 + |nll|)``; 1e-9 in float64,
+        1e-6 in float32.
     m_bounds : pair of float, optional
         Bounds of `m` in seconds, the window by default so that `m` reads as a latency; ``(-inf, inf)`` as in the paper.
     sigma_min : float, optional
-        Lower bound of `sigma` in seconds, by default a 10000th of the window, or the spread within a sample if that is larger.
+        Lower bound of `sigma` in seconds, by default a 10000th of the window, or the spread within a sample if that is
+        larger.
     m_step : {"fixed_point", "exact"}
         The paper's update of (m, sigma), or the full maximisation of the same function.
     polish : bool
@@ -593,8 +607,8 @@ def em(
 
     Notes
     -----
-    Allain, Gramfort, Moreau (2022), algorithm 1. A driver that is left with less than one expected event is dropped (alpha = 0)
-    if the likelihood is as good without it.
+    Allain, Gramfort, Moreau (2022), algorithm 1. A driver that is left with less than one expected event is dropped
+    (alpha = 0) if the likelihood is as good without it.
 
     Examples
     --------
@@ -627,8 +641,8 @@ def em(
 
 
 def _fit_from_scratch(table: LagTable, init: str, key: Any, options: tuple, static: dict) -> EMResult:
-    """Fit from made-up starting values; a large table is first fitted with its delays rounded, coarsely, then finely."""
-    tol, m_bounds, sigma_min = options
+    """Fit from made-up starting values; a large table with its delays rounded first, coarsely, then finely."""
+    _, m_bounds, sigma_min = options
     make = partial(starting.initialize, kernel=static["kernel"], m_bounds=m_bounds, sigma_min=sigma_min)
     levels = [table]
     if table.weight.shape[-1] > _LARGE:
@@ -667,20 +681,11 @@ def _check_m_bounds(m_bounds: tuple[float, float]) -> tuple[float, float]:
 
 def _check_start(init: Params, table: LagTable, kernel: str, m_bounds: Any, sigma_min: Any) -> Params:
     """Validate the values that can be seen, and move all within their bounds and off the absorbing zeros."""
+    if not any(isinstance(value, jax.core.Tracer) for value in init):
+        check_params(init, table.n_drivers, name="init")
     atoms = table.weight.shape[:-1]
-    shapes = (atoms, *3 * [(*atoms, table.n_drivers)])
-    for name, value, shape in zip(Params._fields, init, shapes):
-        if np.shape(value) != shape:
-            raise ValueError(f"init.{name}: expected shape {shape}, got {np.shape(value)}")
-        if isinstance(value, jax.core.Tracer):
-            continue
-        value = np.asarray(value)
-        if not np.all(np.isfinite(value)):
-            raise ValueError(f"init.{name}: expected finite values, got {value}")
-        if name == "sigma" and np.any(value <= 0):
-            raise ValueError(f"init.sigma: expected positive values, got {value}")
-        if name in ("baseline", "alpha") and np.any(value < 0):
-            raise ValueError(f"init.{name}: expected non-negative values, got {value}")
+    if np.shape(init.baseline) != atoms:
+        raise ValueError(f"init.baseline: expected shape {atoms}, got {np.shape(init.baseline)}")
     dtype = table.lag.dtype
 
     def project(params: Params, table: LagTable) -> Params:
@@ -703,8 +708,10 @@ def _without_drivers(table: LagTable, max_iter: int) -> EMResult:
     atoms = table.weight.shape[:-1]
     none = jnp.zeros((*atoms, 0), table.lag.dtype)
     params = Params(jnp.asarray(table.n_outside / table.duration), none, none, none)
-    value = nll(params, table, kernels.get("truncated_gaussian")) if not atoms else jax.vmap(
-        lambda p, t: nll(p, t, kernels.get("truncated_gaussian"))
-    )(params, unbatched(table))
+    value = (
+        nll(params, table, kernels.get("truncated_gaussian"))
+        if not atoms
+        else jax.vmap(lambda p, t: nll(p, t, kernels.get("truncated_gaussian")))(params, unbatched(table))
+    )
     history = jnp.full((*atoms, max_iter + 1), jnp.nan, table.lag.dtype).at[..., 0].set(value)
     return EMResult(params, value, jnp.zeros(atoms, int), jnp.ones(atoms, bool), history)

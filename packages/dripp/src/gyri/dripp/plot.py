@@ -1,0 +1,112 @@
+"""Figures of a fitted model: the rate after each driver, and the QQ plot of rescaled intervals. Needs matplotlib."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from . import kernels
+from .model import Params
+
+_HINT = 'install matplotlib to plot: pip install "gyri-dripp[plot]"'
+
+
+def _axes(ax: Any) -> Any:
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError(_HINT) from error
+    return plt.subplots(figsize=(6.0, 3.6), layout="constrained")[1] if ax is None else ax
+
+
+def plot_intensity(
+    params: Params,
+    names: tuple[str, ...],
+    *,
+    lower: float,
+    upper: float,
+    kernel: str = "truncated_gaussian",
+    title: str = "",
+    ax: Any = None,
+) -> Any:
+    """Draw the rate of events after one event of each driver.
+
+    Parameters
+    ----------
+    params : Params
+        Of one atom.
+    names : tuple of str
+        Names of the drivers.
+    lower, upper : float
+        Window in seconds.
+    kernel : str
+        Name of the kernel.
+    title : str
+        Title of the axes.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure otherwise.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure.
+    """
+    ax = _axes(ax)
+    margin = 0.05 * (upper - lower)
+    x = np.linspace(lower - margin, upper + margin, 1001)
+    density = kernels.get(kernel)
+    baseline = float(params.baseline)
+    ax.axhline(baseline, color="0.4", linestyle="--", linewidth=1.2, label=f"baseline {baseline:.3g}/s")
+    for p, name in enumerate(names):
+        alpha, m, sigma = (float(values[p]) for values in params[1:])
+        rate = baseline + alpha * kernels.on_host(density.pdf, x, m, sigma, lower, upper)
+        effect = f"alpha {alpha:.2g}, peak at {1e3 * np.clip(m, lower, upper):.3g} ms" if alpha > 0 else "no effect"
+        ax.plot(x, rate, linewidth=2, color=f"C{p}", zorder=3 if alpha > 0 else 1, label=f"{name}: {effect}")
+    ax.set(xlabel="Time after a driver event (s)", ylabel="Rate (events/s)", title=title, xlim=(x[0], x[-1]))
+    ax.set_ylim(bottom=0)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, fontsize="small")
+    return ax.figure
+
+
+def plot_qq(
+    rescaled: Float[np.ndarray, " n_events"], *, pvalue: float = np.nan, title: str = "", ax: Any = None
+) -> Any:
+    """Draw quantiles of rescaled intervals against those of the uniform distribution, with a simultaneous 95 % band.
+
+    Parameters
+    ----------
+    rescaled : np.ndarray, shape (n_events,)
+        From `goodness_of_fit`.
+    pvalue : float
+        Shown if it is not NaN.
+    title : str
+        Title of the axes.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure otherwise.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure.
+    """
+    from scipy.stats import kstwo
+
+    ax = _axes(ax)
+    n = rescaled.size
+    uniform = (np.arange(n) + 0.5) / max(n, 1)
+    if n:
+        band = kstwo.ppf(0.95, n)
+        ends = np.array([0.0, 1.0])
+        ax.fill_between(
+            ends, ends - band, ends + band, color="0.9", linewidth=0, label="95 % band (Kolmogorov-Smirnov)"
+        )
+        label = f"{n} events" + ("" if np.isnan(pvalue) else f", p = {pvalue:.2g}")
+        ax.plot(uniform, np.sort(rescaled), linewidth=2, color="C0", label=label)
+    ax.plot([0, 1], [0, 1], color="0.4", linestyle="--", linewidth=1.2)
+    ax.set(xlabel="Quantiles, uniform", ylabel="Quantiles, rescaled intervals", title=title, xlim=(0, 1), ylim=(0, 1))
+    ax.set_aspect("equal")
+    ax.spines[["top", "right"]].set_visible(False)
+    if n:
+        ax.legend(frameon=False, fontsize="small", loc="upper left")
+    return ax.figure
