@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
@@ -195,9 +195,9 @@ class DriPP(BaseEstimator):
         """Starting values in the place of estimates, flagged as not converged."""
         params = initialize(table, kernel=self.kernel, m_bounds=self.m_bounds, sigma_min=self.sigma_min)
         value = np.asarray(model.negative_log_likelihood(params, table, kernel=self.kernel))
-        history = np.full((table.n_atoms, like.history.shape[-1]), np.nan, value.dtype)
+        history = np.full((value.size, like.history.shape[-1]), np.nan, value.dtype)
         history[:, 0] = value
-        zero = np.zeros(table.n_atoms, np.asarray(like.n_iter).dtype)
+        zero = np.zeros(value.size, np.asarray(like.n_iter).dtype)
         return EMResult(params, value, zero, zero.astype(bool), history)
 
     def _em_kwargs(self) -> dict:
@@ -509,7 +509,7 @@ class DriPP(BaseEstimator):
         check_is_fitted(self)
         options = self.get_params(deep=False)
         arrays = {name: options.pop(name) for name in ("init", "random_state") if not isinstance(options[name], str)}
-        if options["m_bounds"] is not None:
+        if self.m_bounds is not None:
             options["m_bounds"] = [float(bound) for bound in self.m_bounds]
         table = {field.name: getattr(self.table_, field.name) for field in fields(self.table_)}
         layout = {name: table.pop(name) for name in ("n_atoms", "n_drivers", "names")}
@@ -582,6 +582,6 @@ class DriPP(BaseEstimator):
         return Params(*(leaf[atom] for leaf in self.params_))
 
 
-def _take(table: LagTable, index: Array | np.ndarray) -> LagTable:
+def _take(table: LagTable, index: np.ndarray) -> LagTable:
     """Part of the atoms of a batched table."""
     return replace(jax.tree.map(lambda leaf: np.asarray(leaf)[index], table), n_atoms=len(index))

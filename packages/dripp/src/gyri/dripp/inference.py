@@ -120,10 +120,10 @@ def goodness_of_fit(
         sfreq = check_scalar(sfreq, "sfreq", minimum=0, strict=True)
         if key is None:
             raise ValueError("key: expected an int or a PRNG key, to spread events within their samples, got None")
-    rng = None if sfreq is None else starting.generator(key)
-    results = []
+    rng = starting.generator(0 if key is None else key)
+    results: list[tuple] = []
     for sequence, one in zip(times.events, parameters):
-        if rng is not None:
+        if sfreq is not None:
             spread = sequence + rng.uniform(-0.5, 0.5, sequence.size) / sfreq
             sequence = np.sort(np.clip(spread, times.t_start, times.t_stop))
         integral = compensator(
@@ -133,7 +133,7 @@ def goodness_of_fit(
         test = kstest(uniform, "uniform") if uniform.size else None
         results.append((test.statistic, test.pvalue, uniform) if test else (np.nan, np.nan, uniform))
     if not times.batched:
-        return GoodnessOfFit(*(float(x) for x in results[0][:2]), results[0][2])
+        return GoodnessOfFit(float(results[0][0]), float(results[0][1]), results[0][2])
     statistic, pvalue, rescaled = zip(*results)
     return GoodnessOfFit(np.array(statistic), np.array(pvalue), list(rescaled))
 
@@ -168,7 +168,7 @@ class _Problem(NamedTuple):
 
     def simulate(self, rng: np.random.Generator, params: Params, drivers: list[np.ndarray]) -> np.ndarray:
         times = self.times
-        events = simulate(
+        events: Any = simulate(
             int(rng.integers(2**31)),
             drivers,
             params,

@@ -8,13 +8,13 @@ or rates.
 
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtri
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from gyri.numerics.validation import check_option
 
@@ -25,8 +25,8 @@ _TAIL = -12.0  # below, Phi comes from its asymptotic series; 12 terms reach 1e-
 _TAIL_COEFFICIENTS = np.cumprod([1.0] + [-(2.0 * n - 1.0) for n in range(1, 13)])
 _NEWTON_STEPS_COSINE = 60
 
-Shaped = Float[Array, "..."]
-Number = Float[Array, "..."] | float
+Shaped = Float[Any, "..."]
+Number = Float[Any, "..."] | float | int
 
 
 class Kernel(NamedTuple):
@@ -145,7 +145,7 @@ def log_interval(za: Number, zb: Number) -> Shaped:
 
 
 @log_interval.defjvp
-def _log_interval_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+def _log_interval_jvp(primals: tuple, tangents: tuple) -> tuple[Any, Any]:
     (za, zb), (dza, dzb) = primals, tangents
     mass = log_interval(za, zb)
     return mass, normal_ratio(zb, mass) * dzb - normal_ratio(za, mass) * dza
@@ -231,7 +231,7 @@ def _cosine_ppf(p: Number, m: Number, sigma: Number, lower: Number, upper: Numbe
     left, right = jnp.clip((lower - m) / sigma, -1, 1), jnp.clip((upper - m) / sigma, -1, 1)
     target = _cosine_cdf(left) + p * (_cosine_cdf(right) - _cosine_cdf(left))
 
-    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: int, bracket: tuple[Any, Any]) -> tuple[Any, Any]:
         low, high = bracket
         middle = 0.5 * (low + high)
         below = _cosine_cdf(middle) < target
@@ -267,7 +267,7 @@ def _exponential_ppf(p: Number, m: Number, sigma: Number, lower: Number, upper: 
 # --- assembly ---------------------------------------------------------------------------------------------------------
 
 
-def _floats(*values: Number) -> list[Array]:
+def _floats(*values: Number) -> list[Any]:
     dtype = jnp.result_type(*values, jnp.zeros((), jnp.result_type(float)))
     return [jnp.asarray(value, dtype) for value in values]
 
@@ -283,7 +283,7 @@ def _kernel(
     has_location: bool = True,
     scale_from_std: float = 1.0,
 ) -> Kernel:
-    def inside(x: Array, lower: Array, upper: Array) -> Array:
+    def inside(x: Any, lower: Any, upper: Any) -> Any:
         return (x >= lower) & (x <= upper)
 
     def logpdf(x: Number, m: Number, sigma: Number, lower: Number, upper: Number) -> Shaped:

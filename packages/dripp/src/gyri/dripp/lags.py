@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from gyri.numerics.validation import check_array, check_scalar
 
@@ -74,18 +74,18 @@ class LagTable:
         Names of the drivers.
     """
 
-    lag: Float[Array | np.ndarray, "*atoms n_slots n_padded_rows"]
-    driver: Int[Array | np.ndarray, "*atoms n_slots n_padded_rows"]
-    weight: Float[Array | np.ndarray, "*atoms n_padded_rows"]
-    n_outside: Float[Array | np.ndarray, "*atoms"]
-    n_full: Float[Array | np.ndarray, "*atoms n_drivers"]
-    n_exposed: Float[Array | np.ndarray, "*atoms n_drivers"]
-    cut: Float[Array | np.ndarray, "*atoms n_drivers n_cut 2"]
-    covered: Float[Array | np.ndarray, "*atoms"]
-    lower: Float[Array | np.ndarray, "*atoms"]
-    upper: Float[Array | np.ndarray, "*atoms"]
-    duration: Float[Array | np.ndarray, "*atoms"]
-    sfreq: Float[Array | np.ndarray, "*atoms"]
+    lag: Float[Any, "*atoms n_slots n_padded_rows"]
+    driver: Int[Any, "*atoms n_slots n_padded_rows"]
+    weight: Float[Any, "*atoms n_padded_rows"]
+    n_outside: Float[Any, "*atoms"]
+    n_full: Float[Any, "*atoms n_drivers"]
+    n_exposed: Float[Any, "*atoms n_drivers"]
+    cut: Float[Any, "*atoms n_drivers n_cut 2"]
+    covered: Float[Any, "*atoms"]
+    lower: Float[Any, "*atoms"]
+    upper: Float[Any, "*atoms"]
+    duration: Float[Any, "*atoms"]
+    sfreq: Float[Any, "*atoms"]
     n_atoms: int | None
     n_drivers: int
     names: tuple[str, ...]
@@ -102,7 +102,7 @@ class LagTable:
         return _counted(self, np.rint(weight + np.asarray(self.n_outside, np.float64)))
 
 
-def _counted(table: LagTable, count: np.ndarray) -> Any:
+def _counted(table: LagTable, count: Any) -> Any:
     return int(count) if table.n_atoms is None else count.astype(int)
 
 
@@ -303,7 +303,9 @@ def _exposure(times: Times, edge: bool) -> tuple[np.ndarray, np.ndarray, np.ndar
     if not edge:
         count = np.array([d.size for d in times.drivers], np.float64)
         return count, count, np.zeros((len(times.drivers), 0, 2))
-    full, exposed, parts = [], [], []
+    full: list[int] = []
+    exposed: list[int] = []
+    parts: list[np.ndarray] = []
     for driver in times.drivers:
         first, last = times.t_start - driver, times.t_stop - driver
         seen = (last > times.lower) & (first < times.upper)
@@ -434,8 +436,9 @@ def _rows(times: Times, sfreq: float | None, compress: bool, resolution: float |
     events = times.events[0] if len(times.events) == 1 else np.concatenate([*times.events, np.empty(0)])
     clock = _on_clock(times, events, sfreq)
     sizes = np.array([sequence.size for sequence in times.events])
-    if compress and (sfreq is not None or resolution is not None):
-        delay, driver, weight, atom, n_outside = _merged_rows(clock, sizes, 1.0 if sfreq is not None else resolution)
+    unit = 1.0 if sfreq is not None else resolution
+    if compress and unit is not None:
+        delay, driver, weight, atom, n_outside = _merged_rows(clock, sizes, unit)
     else:
         delay, driver, weight, atom, n_outside = _all_rows(clock, sizes, compress)
     delay = np.clip(delay * clock.seconds, times.lower, times.upper)
@@ -556,7 +559,7 @@ def _compact(
     return lag, driver
 
 
-def _driver_dtype(n_drivers: int) -> type:
+def _driver_dtype(n_drivers: int) -> Any:
     return np.int8 if n_drivers < 127 else np.int32
 
 
@@ -647,7 +650,7 @@ def stack(tables: Sequence[LagTable]) -> LagTable:
         With a leading axis as long as `tables`.
     """
     first = tables[0]
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for name in _ARRAYS:
         leaves = [np.asarray(getattr(table, name)) for table in tables]
         shape = np.max([leaf.shape for leaf in leaves], axis=0).astype(int) if leaves[0].ndim else ()
@@ -659,6 +662,7 @@ def stack(tables: Sequence[LagTable]) -> LagTable:
         elif name == "cut":  # empty intervals
             out[..., 0], out[..., 1] = 1.0, 0.0
         for k, leaf in enumerate(leaves):
-            out[(k, *(slice(n) for n in leaf.shape))] = leaf
+            place: Any = (k, *map(slice, leaf.shape))
+            out[place] = leaf
         arrays[name] = out
     return replace(first, **arrays, n_atoms=len(tables))

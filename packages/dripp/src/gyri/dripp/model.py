@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from gyri.numerics.validation import check_array, check_scalar
 
@@ -29,25 +29,25 @@ class Params(NamedTuple):
 
     Attributes
     ----------
-    baseline : Array, shape () or (K,)
+    baseline : Any, shape () or (K,)
         Rate of spontaneous events, events/s.
-    alpha : Array, shape (P,) or (K, P)
+    alpha : Any, shape (P,) or (K, P)
         Expected number of events that one event of each driver triggers.
-    m : Array, shape (P,) or (K, P)
+    m : Any, shape (P,) or (K, P)
         Location of the kernel in seconds (its peak, for the Gaussian).
-    sigma : Array, shape (P,) or (K, P)
+    sigma : Any, shape (P,) or (K, P)
         Scale of the kernel in seconds.
     """
 
-    baseline: Array
-    alpha: Array
-    m: Array
-    sigma: Array
+    baseline: Float[Any, "*atoms"]
+    alpha: Float[Any, "*atoms n_drivers"]
+    m: Float[Any, "*atoms n_drivers"]
+    sigma: Float[Any, "*atoms n_drivers"]
 
 
 def negative_log_likelihood(
     params: Params, table: LagTable, *, kernel: str = "truncated_gaussian"
-) -> Float[Array, "*atoms"]:
+) -> Float[Any, "*atoms"]:
     r"""Negative log-likelihood of the events in a lag table, in closed form.
 
     .. math:: \mu T + \sum_p \alpha_p E_p(m_p, \sigma_p) - \sum_t \log \lambda(t)
@@ -100,7 +100,7 @@ def unbatched(table: LagTable) -> LagTable:
 # --- on the table, one atom -------------------------------------------------------------------------------------------
 
 
-def of_slot(values: Float[Array, " n_drivers"], driver: Int[Array, "n_slots n_rows"]) -> Array:
+def of_slot(values: Float[Any, " n_drivers"], driver: Int[Any, "n_slots n_rows"]) -> Any:
     """Value of each slot's driver; whatever is finite in padded slots."""
     n_drivers = values.shape[0]
     if n_drivers > _UNROLLED_DRIVERS:
@@ -111,23 +111,23 @@ def of_slot(values: Float[Array, " n_drivers"], driver: Int[Array, "n_slots n_ro
     return selected
 
 
-def by_driver(values: Float[Array, "n_slots n_rows"], driver: Int[Array, "n_slots n_rows"], n_drivers: int) -> Array:
+def by_driver(values: Float[Any, "n_slots n_rows"], driver: Int[Any, "n_slots n_rows"], n_drivers: int) -> Any:
     """Sum over the slots of each driver."""
     if n_drivers > _UNROLLED_DRIVERS:
         return jnp.zeros(n_drivers, values.dtype).at[driver].add(jnp.where(driver < 0, 0, values))
-    # The barrier keeps XLA:CPU from fusing the sums into the stack, which runs them serially: 10 times slower at 1e6
-    # rows. sums = [jnp.where(driver == p, values, 0).sum() for p in range(n_drivers)]
+    # The barrier keeps XLA:CPU from fusing the sums into the stack and running them serially, 10 times slower.
+    sums = [jnp.where(driver == p, values, 0).sum() for p in range(n_drivers)]
     return jnp.stack(jax.lax.optimization_barrier(sums))
 
 
 def slot_rates(
     params: Params,
-    lag: Float[Array, "n_slots n_rows"],
-    driver: Int[Array, "n_slots n_rows"],
-    lower: Float[Array, ""],
+    lag: Float[Any, "n_slots n_rows"],
+    driver: Int[Any, "n_slots n_rows"],
+    lower: Float[Any, ""],
     kernel: Kernel,
-    log_normalizer: Float[Array, " n_drivers"],
-) -> Float[Array, "n_slots n_rows"]:
+    log_normalizer: Float[Any, " n_drivers"],
+) -> Float[Any, "n_slots n_rows"]:
     """Return the rate that each slot's driver event adds to its row's intensity; 0 in padded slots."""
     m, sigma, log_normalizer, alpha = (
         of_slot(value, driver) for value in (params.m, params.sigma, log_normalizer, params.alpha)
@@ -147,7 +147,7 @@ def sum_over_rows(part: Callable, table: LagTable) -> Any:
     columns = table.lag, table.driver, table.weight
 
     @jax.checkpoint
-    def one(start: Array) -> Any:
+    def one(start: Any) -> Any:
         return part(*(jax.lax.dynamic_slice_in_dim(column, start, size, -1) for column in columns))
 
     starts = jnp.arange(0, n_rows, size)
@@ -156,8 +156,8 @@ def sum_over_rows(part: Callable, table: LagTable) -> Any:
 
 
 def exposure(
-    params: Params, table: LagTable, kernel: Kernel, log_normalizer: Float[Array, " n_drivers"]
-) -> Float[Array, " n_drivers"]:
+    params: Params, table: LagTable, kernel: Kernel, log_normalizer: Float[Any, " n_drivers"]
+) -> Float[Any, " n_drivers"]:
     """Return the expected number of seen children per unit of alpha: the driver events, cut windows counted in part."""
     if table.cut.shape[-2] == 0:
         return jnp.asarray(table.n_full)
@@ -166,13 +166,13 @@ def exposure(
     return table.n_full + jnp.where(right > left, seen, 0).sum(-1)
 
 
-def nll(params: Params, table: LagTable, kernel: Kernel) -> Float[Array, ""]:
+def nll(params: Params, table: LagTable, kernel: Kernel) -> Float[Any, ""]:
     """Negative log-likelihood of one atom."""
     if table.n_drivers == 0:
         return nll_of_sums(params, table, jnp.zeros(0, table.lag.dtype), jnp.zeros((), table.lag.dtype))
     log_normalizer = kernel.log_normalizer(params.m, params.sigma, table.lower, table.upper)
 
-    def log_rate(lag: Array, driver: Array, weight: Array) -> Array:
+    def log_rate(lag: Any, driver: Any, weight: Any) -> Any:
         return weighted_log(
             weight, params.baseline + slot_rates(params, lag, driver, table.lower, kernel, log_normalizer).sum(0)
         )
@@ -180,14 +180,14 @@ def nll(params: Params, table: LagTable, kernel: Kernel) -> Float[Array, ""]:
     return nll_of_sums(params, table, exposure(params, table, kernel, log_normalizer), sum_over_rows(log_rate, table))
 
 
-def weighted_log(weight: Float[Array, " n_rows"], row_rate: Float[Array, " n_rows"]) -> Float[Array, ""]:
+def weighted_log(weight: Float[Any, " n_rows"], row_rate: Float[Any, " n_rows"]) -> Float[Any, ""]:
     """Sum of weight * log(rate) over the rows that are not padding."""
     return (weight * jnp.log(jnp.where(weight > 0, row_rate, 1))).sum()
 
 
 def nll_of_sums(
-    params: Params, table: LagTable, exposed: Float[Array, " n_drivers"], log_rate: Float[Array, ""]
-) -> Float[Array, ""]:
+    params: Params, table: LagTable, exposed: Float[Any, " n_drivers"], log_rate: Float[Any, ""]
+) -> Float[Any, ""]:
     """Negative log-likelihood of one atom from its exposures and the summed log-intensity of its rows."""
     outside = table.n_outside * jnp.log(jnp.where(table.n_outside > 0, params.baseline, 1))
     return params.baseline * table.duration + (params.alpha * exposed).sum() - outside - log_rate
@@ -197,7 +197,7 @@ def nll_of_sums(
 
 
 def intensity(
-    t: Float[np.ndarray | Array, " n_times"] | list,
+    t: Float[Any, " n_times"] | list,
     drivers: Any,
     params: Params,
     *,
@@ -246,7 +246,7 @@ def intensity(
 
 
 def compensator(
-    t: Float[np.ndarray | Array, " n_times"] | list,
+    t: Float[Any, " n_times"] | list,
     drivers: Any,
     params: Params,
     *,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from gyri.numerics.optim import damped_newton
 from gyri.numerics.validation import check_option, check_positive_int, check_scalar
@@ -51,30 +51,30 @@ class EMResult(NamedTuple):
     ----------
     params : Params
         Maximum-likelihood estimates.
-    nll : Array, shape ()
+    nll : Any, shape ()
         Negative log-likelihood there.
-    n_iter : Array of int, shape ()
+    n_iter : Any of int, shape ()
         EM iterations, without those of pruning.
-    converged : Array of bool, shape ()
+    converged : Any of bool, shape ()
         Whether the tolerance was met.
-    history : Array, shape (max_iter + 1,)
+    history : Any, shape (max_iter + 1,)
         Negative log-likelihood at the start and after each EM iteration; NaN after the last.
     """
 
     params: Params
-    nll: Array
-    n_iter: Array
-    converged: Array
-    history: Array
+    nll: Any
+    n_iter: Any
+    converged: Any
+    history: Any
 
 
 class Bounds(NamedTuple):
     """Box of the kernel's parameters, seconds."""
 
-    m_low: Array
-    m_high: Array
-    sigma_low: Array
-    sigma_high: Array
+    m_low: Any
+    m_high: Any
+    sigma_low: Any
+    sigma_high: Any
 
 
 class Statistics(NamedTuple):
@@ -84,12 +84,12 @@ class Statistics(NamedTuple):
     kernels'.
     """
 
-    nll: Float[Array, ""]
-    baseline: Float[Array, ""]
-    count: Float[Array, " n_drivers"]
-    first: Float[Array, " n_drivers"]
-    second: Float[Array, " n_drivers"]
-    log_normalizer: Float[Array, " n_drivers"]
+    nll: Float[Any, ""]
+    baseline: Float[Any, ""]
+    expected: Float[Any, " n_drivers"]
+    first: Float[Any, " n_drivers"]
+    second: Float[Any, " n_drivers"]
+    log_normalizer: Float[Any, " n_drivers"]
 
 
 # --- E-step -----------------------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def expectation(params: Params, table: LagTable, kernel: Kernel) -> Statistics:
     """Expected labels of the events, summed over the table, and the negative log-likelihood at the same parameters."""
     log_normalizer = kernel.log_normalizer(params.m, params.sigma, table.lower, table.upper)
 
-    def sums(lag: Array, driver: Array, weight: Array) -> tuple[Array, ...]:
+    def sums(lag: Any, driver: Any, weight: Any) -> tuple[Any, ...]:
         label, row_rate, seen = _labels(params, lag, driver, weight, table.lower, kernel, log_normalizer)
         offset = lag - of_slot(params.m, driver)
         moments = (by_driver(x, driver, table.n_drivers) for x in (label, label * offset, label * offset**2))
@@ -117,8 +117,8 @@ def expectation(params: Params, table: LagTable, kernel: Kernel) -> Statistics:
 
 
 def _labels(
-    params: Params, lag: Array, driver: Array, weight: Array, lower: Array, kernel: Kernel, log_normalizer: Array
-) -> tuple[Array, Array, Array]:
+    params: Params, lag: Any, driver: Any, weight: Any, lower: Any, kernel: Kernel, log_normalizer: Any
+) -> tuple[Any, Any, Any]:
     """Events that each slot is expected to have triggered; rate of each row; weight over rate (0 where that is 0)."""
     rates = slot_rates(params, lag, driver, lower, kernel, log_normalizer)
     row_rate = params.baseline + rates.sum(0)
@@ -127,7 +127,7 @@ def _labels(
     return rates * seen, row_rate, seen
 
 
-def _unseen_moments(params: Params, table: LagTable, log_normalizer: Array) -> tuple[Array, Array, Array]:
+def _unseen_moments(params: Params, table: LagTable, log_normalizer: Any) -> tuple[Any, Any, Any]:
     """Mass and moments about m of the delays that the recording's ends hide, per unit of alpha (Gaussian)."""
     first, last = table.cut[..., 0], table.cut[..., 1]
     left = jnp.stack([jnp.broadcast_to(table.lower, first.shape), last])  # before the recording and after it
@@ -139,7 +139,8 @@ def _unseen_moments(params: Params, table: LagTable, log_normalizer: Array) -> t
     mass = jnp.exp(log_interval(zl, zr) - log_z)
     pl, pr = normal_ratio(zl, log_z), normal_ratio(zr, log_z)
     moments = mass, sigma * (pl - pr), sigma**2 * (mass + zl * pl - zr * pr)
-    return tuple(jnp.where(hidden, moment, 0).sum((0, -1)) for moment in moments)
+    mass, first, second = (jnp.where(hidden, moment, 0).sum((0, -1)) for moment in moments)
+    return mass, first, second
 
 
 # --- M-step -----------------------------------------------------------------------------------------------------------
@@ -151,32 +152,30 @@ def maximization(
     """Parameters that increase the expected complete-data log-likelihood."""
     baseline = statistics.baseline / table.duration
     if kernel.name == "truncated_gaussian":
-        alpha = statistics.count / jnp.maximum(table.n_exposed, 1)
+        alpha = statistics.expected / jnp.maximum(table.n_exposed, 1)
         update = _gaussian_fixed_point if m_step == "fixed_point" else _gaussian_exact
         m, sigma = update(params, statistics, table, bounds)
     else:
         m, sigma = _generic_m_step(params, statistics, table, kernel, bounds, 5 if m_step == "fixed_point" else 20)
         log_normalizer = kernel.log_normalizer(m, sigma, table.lower, table.upper)
         exposed = exposure(Params(baseline, params.alpha, m, sigma), table, kernel, log_normalizer)
-        alpha = jnp.where(exposed > 0, statistics.count / jnp.where(exposed > 0, exposed, 1), 0)
+        alpha = jnp.where(exposed > 0, statistics.expected / jnp.where(exposed > 0, exposed, 1), 0)
     # A driver without any expected event has nothing to say of its kernel.
-    some = statistics.count > 0
+    some = statistics.expected > 0
     return Params(baseline, alpha, jnp.where(some, m, params.m), jnp.where(some, sigma, params.sigma))
 
 
-def _gaussian_q(m: Array, sigma: Array, log_normalizer: Array, old: Array, statistics: Statistics) -> Array:
+def _gaussian_q(m: Any, sigma: Any, log_normalizer: Any, old: Any, statistics: Statistics) -> Any:
     """Part of the expected complete-data log-likelihood that depends on (m, sigma); moments are about `old`."""
     shift = m - old
-    second = statistics.second - 2 * shift * statistics.first + shift**2 * statistics.count
-    return -statistics.count * (log_normalizer + jnp.log(sigma)) - second / (2 * sigma**2)
+    second = statistics.second - 2 * shift * statistics.first + shift**2 * statistics.expected
+    return -statistics.expected * (log_normalizer + jnp.log(sigma)) - second / (2 * sigma**2)
 
 
-def _gaussian_fixed_point(
-    params: Params, statistics: Statistics, table: LagTable, bounds: Bounds
-) -> tuple[Array, Array]:
+def _gaussian_fixed_point(params: Params, statistics: Statistics, table: LagTable, bounds: Bounds) -> tuple[Any, Any]:
     """The paper's update: Q stationary, with the normaliser's derivatives at the current parameters; safeguarded."""
     m, sigma, log_z = params.m, params.sigma, statistics.log_normalizer
-    count = jnp.where(statistics.count > 0, statistics.count, 1)
+    count = jnp.where(statistics.expected > 0, statistics.expected, 1)
     za, zb = (table.lower - m) / sigma, (table.upper - m) / sigma
     pa, pb = normal_ratio(za, log_z), normal_ratio(zb, log_z)
     # C_m / C = (pa - pb) / sigma; C_s / C = (za pa - zb pb + 1) / sigma, which is a second moment and so positive.
@@ -204,13 +203,13 @@ def _gaussian_fixed_point(
     return jnp.where(bad, m, new_m), jnp.where(bad, sigma, new_sigma)
 
 
-def _gaussian_exact(params: Params, statistics: Statistics, table: LagTable, bounds: Bounds) -> tuple[Array, Array]:
+def _gaussian_exact(params: Params, statistics: Statistics, table: LagTable, bounds: Bounds) -> tuple[Any, Any]:
     """Maximise Q over (m, sigma) by damped Newton steps in the box."""
 
-    def solve(old_m: Array, old_sigma: Array, statistics: Statistics) -> tuple[Array, Array]:
-        weight = jnp.maximum(statistics.count, 1)
+    def solve(old_m: Any, old_sigma: Any, statistics: Statistics) -> tuple[Any, Any]:
+        weight = jnp.maximum(statistics.expected, 1)
 
-        def cost(x: Array) -> Array:
+        def cost(x: Any) -> Any:
             m, sigma = x[0] * old_sigma, x[1] * old_sigma
             log_z = log_interval((table.lower - m) / sigma, (table.upper - m) / sigma)
             return -_gaussian_q(m, sigma, log_z, old_m, statistics) / weight
@@ -222,25 +221,25 @@ def _gaussian_exact(params: Params, statistics: Statistics, table: LagTable, bou
         )
         return found.x[0] * old_sigma, found.x[1] * old_sigma
 
-    per_driver = Statistics(None, None, 0, 0, 0, 0)
-    rest = statistics._replace(nll=None, baseline=None)
-    return jax.vmap(solve, in_axes=(0, 0, per_driver))(params.m, params.sigma, rest)
+    n = (table.n_drivers,)
+    per_driver = statistics._replace(nll=jnp.zeros(n), baseline=jnp.zeros(n))  # unused, but vmap wants its axis
+    return jax.vmap(solve)(params.m, params.sigma, per_driver)
 
 
 def _generic_m_step(
     params: Params, statistics: Statistics, table: LagTable, kernel: Kernel, bounds: Bounds, max_iter: int
-) -> tuple[Array, Array]:
+) -> tuple[Any, Any]:
     """A few damped Newton steps on Q, profiled over alpha, for kernels without sufficient statistics."""
     label, _, _ = _labels(params, table.lag, table.driver, table.weight, table.lower, kernel, statistics.log_normalizer)
 
-    def solve(p: Array, m: Array, sigma: Array, n_full: Array, cut: Array) -> tuple[Array, Array]:
+    def solve(p: Any, m: Any, sigma: Any, n_full: Any, cut: Any) -> tuple[Any, Any]:
         weight = jnp.where(table.driver == p, label, 0)
         used = weight > 0
         count = weight.sum()
         lag = jnp.where(used, table.lag, m)
         single = replace(table, n_full=n_full[None], cut=cut[None], n_drivers=1)
 
-        def cost(x: Array) -> Array:
+        def cost(x: Any) -> Any:
             x = x * sigma
             log_normalizer = kernel.log_normalizer(x[0], x[1], table.lower, table.upper)
             density = kernel.density(lag, x[0], x[1], table.lower, log_normalizer)
@@ -337,15 +336,15 @@ def _newton_tol(dtype: Any) -> float:
 
 class _Block(NamedTuple):
     params: Params
-    nll: Float[Array, ""]
-    values: Float[Array, " block"]  # the negative log-likelihood of the start, and after each iteration
-    n: Int[Array, ""]
-    met: Bool[Array, ""]
-    full: Bool[Array, ""]
+    nll: Float[Any, ""]
+    values: Float[Any, " block"]  # the negative log-likelihood of the start, and after each iteration
+    n: Int[Any, ""]
+    met: Bool[Any, ""]
+    full: Bool[Any, ""]
 
 
 def _em_block(
-    params: Params, table: LagTable, kernel: Kernel, bounds: Bounds, m_step: str, limit: Array, tol: Array, size: int
+    params: Params, table: LagTable, kernel: Kernel, bounds: Bounds, m_step: str, limit: Any, tol: Any, size: int
 ) -> _Block:
     """Up to `limit` (at most `size`) EM iterations, ending when the likelihood stops to move.
 
@@ -369,9 +368,7 @@ def _em_block(
     return jax.lax.while_loop(lambda block: ~(block.met | block.full), body, start)
 
 
-def _polish(
-    params: Params, value: Array, table: LagTable, kernel: Kernel, bounds: Bounds
-) -> tuple[Params, Array, Array]:
+def _polish(params: Params, value: Any, table: LagTable, kernel: Kernel, bounds: Bounds) -> tuple[Params, Any, Any]:
     """Damped Newton steps on the negative log-likelihood, over all parameters that are free."""
     n = table.n_drivers
     # Units: every parameter in multiples of what it may change by, so that one ridge suits all.
@@ -391,7 +388,7 @@ def _polish(
     low = jnp.concatenate([full(0, 1 + n), full(bounds.m_low, n), full(bounds.sigma_low, n)]) / units
     high = jnp.concatenate([full(jnp.inf, 1 + n), full(bounds.m_high, n), full(bounds.sigma_high, n)]) / units
 
-    def unpack(x: Array) -> Params:
+    def unpack(x: Any) -> Params:
         x = x * units
         return Params(x[0], x[1 : n + 1], x[n + 1 : 2 * n + 1], x[2 * n + 1 :])
 
@@ -410,23 +407,23 @@ def _polish(
 
 class _State(NamedTuple):
     params: Params
-    n_iter: Int[Array, ""]
-    n_trial: Int[Array, ""]  # EM iterations of the present trial
-    history: Float[Array, " max_iter_plus"]
+    n_iter: Int[Any, ""]
+    n_trial: Int[Any, ""]  # EM iterations of the present trial
+    history: Float[Any, " max_iter_plus"]
     best: Params
-    best_nll: Float[Array, ""]
-    converged: Bool[Array, ""]
-    trial: Bool[Array, ""]  # is the fit being tried without a driver?
-    tried: Bool[Array, " n_drivers"]
-    done: Bool[Array, ""]
+    best_nll: Float[Any, ""]
+    converged: Bool[Any, ""]
+    trial: Bool[Any, ""]  # is the fit being tried without a driver?
+    tried: Bool[Any, " n_drivers"]
+    done: Bool[Any, ""]
 
 
 def _fit_one(
     params: Params,
-    history: Float[Array, " n_before"],
-    n_before: Int[Array, ""],
+    history: Float[Any, " n_before"],
+    n_before: Int[Any, ""],
     table: LagTable,
-    tol: Array,
+    tol: Any,
     m_bounds: Any,
     sigma_min: Any,
     *,
@@ -516,15 +513,19 @@ def _finish(state: _State, table: LagTable, kernel: Kernel, max_iter: int) -> EM
 @partial(jax.jit, static_argnames=("kernel", "m_step", "polish", "max_iter"))
 def _fit(
     params: Params,
-    history: Array,
-    n_before: Array,
+    history: Any,
+    n_before: Any,
     table: LagTable,
     tol: Any,
     m_bounds: Any,
     sigma_min: Any,
     **static: Any,
 ) -> EMResult:
-    fit = partial(_fit_one, **(static | {"kernel": kernels.get(static["kernel"])}))
+    density = kernels.get(static.pop("kernel"))
+
+    def fit(params: Params, history: Any, n_before: Any, table: LagTable, *options: Any) -> EMResult:
+        return _fit_one(params, history, n_before, table, *options, kernel=density, **static)
+
     if table.n_atoms is None:
         return fit(params, history, n_before, table, tol, m_bounds, sigma_min)
     in_axes = (0, 0, None, 0, None, None, None)
@@ -534,17 +535,17 @@ def _fit(
 @partial(jax.jit, static_argnames=("kernel", "m_step", "n_steps"))
 def _best_start(
     starts: Params, table: LagTable, tol: Any, m_bounds: Any, sigma_min: Any, *, kernel: str, m_step: str, n_steps: int
-) -> tuple[Params, Array]:
+) -> tuple[Params, Any]:
     """Run a few EM iterations from each start (leading axis); keep each atom's most likely, with its history."""
     density = kernels.get(kernel)
 
-    def run(params: Params, table: LagTable) -> tuple[Params, Array, Array]:
+    def run(params: Params, table: LagTable) -> tuple[Params, Any, Any]:
         bounds = _bounds(table, m_bounds, sigma_min, density)
         # A tolerance that is never met: all starts get as many iterations.
         block = _em_block(params, table, density, bounds, m_step, jnp.asarray(n_steps), jnp.asarray(-1.0), n_steps)
         return block.params, block.nll, block.values
 
-    def choose(starts: Params, table: LagTable) -> tuple[Params, Array]:
+    def choose(starts: Params, table: LagTable) -> tuple[Params, Any]:
         params, value, history = jax.vmap(run, in_axes=(0, None))(starts, table)
         best = jnp.argmin(jnp.where(jnp.isnan(value), jnp.inf, value))
         return jax.tree.map(lambda leaf: leaf[best], (params, history))
@@ -652,10 +653,10 @@ def _fit_from_scratch(table: LagTable, init: str, key: Any, options: tuple, stat
         params, history, n_before = make(first, init, key=key), None, 0
     else:
         starts = [make(first, "smart_start")] + [make(first, "peaks", peak=j + 1) for j in range(starting.N_PEAKS)]
-        starts = Params(*(np.stack(leaf) for leaf in zip(*starts)))
+        stacked = Params(*(np.stack(leaf) for leaf in zip(*starts)))
         n_before = min(_WARM_UP, static["max_iter"])
         kept = {name: static[name] for name in ("kernel", "m_step")}
-        params, history = _best_start(starts, first, *options, **kept, n_steps=n_before)
+        params, history = _best_start(stacked, first, *options, **kept, n_steps=n_before)
     result = _continue(params, first, options, static, history, n_before)
     for finer in levels[1:]:
         result = _continue(result.params, finer, options, static, result.history, 0)
@@ -663,7 +664,7 @@ def _fit_from_scratch(table: LagTable, init: str, key: Any, options: tuple, stat
 
 
 def _continue(
-    params: Params, table: LagTable, options: tuple, static: dict, history: Array | None = None, n_before: int = 0
+    params: Params, table: LagTable, options: tuple, static: dict, history: Any | None = None, n_before: int = 0
 ) -> EMResult:
     """Fit from given parameters, of which `n_before` iterations are already on record."""
     shape = table.weight.shape[:-1]

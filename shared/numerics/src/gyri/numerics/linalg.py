@@ -80,7 +80,7 @@ def _check_trailing(x: Array, shape: tuple[int, ...], name: str) -> None:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class _Dense(LinearOperator):
-    matrix: Float[Array, "..."]
+    matrix: Any  # an array, or what JAX puts in an array's place when it unflattens
 
     @property
     def in_shape(self) -> tuple[int, ...]:
@@ -120,7 +120,7 @@ class _Identity(LinearOperator):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class _Mask(LinearOperator):
-    weights: Float[Array, "..."]
+    weights: Any
 
     @property
     def in_shape(self) -> tuple[int, ...]:
@@ -140,8 +140,8 @@ class _Mask(LinearOperator):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class _Composition(LinearOperator):
-    left: LinearOperator
-    right: LinearOperator
+    left: Any
+    right: Any
 
     @property
     def in_shape(self) -> tuple[int, ...]:
@@ -161,7 +161,7 @@ class _Composition(LinearOperator):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class _Convolution(LinearOperator):
-    kernel: Float[Array, "..."]
+    kernel: Any
     axes: tuple[int, ...] = field(metadata={"static": True})
     mode: str = field(metadata={"static": True})
     method: str = field(metadata={"static": True})

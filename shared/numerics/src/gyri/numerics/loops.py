@@ -69,7 +69,8 @@ def _cached(build: Callable, functions: tuple[Callable | None, ...], *static: An
         try:
             getters, refs = zip(*map(getter, functions), strict=True)
         except TypeError:  # no weak references to such a callable: build it anew each time
-            return build(*[lambda function=function: function for function in functions], *static)
+            wrapped = [function and (lambda *args, function=function: function(*args)) for function in functions]
+            return build(*[lambda function=function: function for function in wrapped], *static)
         _cache[key] = (build(*getters, *static), [ref for some in refs for ref in some])
     return _cache[key][0]
 
@@ -216,7 +217,7 @@ def scan_chunks(
     _, carry, chunks = state
     if chunks:
         return carry, jax.tree.map(lambda *parts: np.concatenate(parts), *chunks)
-    _, out = jax.eval_shape(step, carry, jnp.zeros((), jnp.int32), *args)
+    _, out = jax.eval_shape(lambda *now: step(*now), carry, jnp.zeros((), jnp.int32), *args)
     return carry, jax.tree.map(lambda x: np.zeros((0, *x.shape), x.dtype), out)
 
 

@@ -254,7 +254,7 @@ def armijo_step(
     step_size : float
         First step to try.
     c : float
-        Accept when ``value_new <= value + c * step * slope``.
+        Accept when ``value_new < value + c * step * slope``.
     shrink : float
         Factor of the step after a refused trial.
     max_trials : int
@@ -288,7 +288,7 @@ def armijo_step(
         i, step, *_ = state
         new = _axpy(step, direction, x)
         new_value = jnp.asarray(value(new), old.dtype)
-        accepted = (new_value <= old + c * step * slope) & jnp.isfinite(new_value)
+        accepted = (new_value < old + c * step * slope) & jnp.isfinite(new_value)
         return i + 1, jnp.where(accepted, step, step * shrink).astype(step.dtype), new, new_value, accepted
 
     start = (0, step, x, old, jnp.zeros((), bool))
@@ -431,16 +431,16 @@ def damped_newton(
     high = jnp.broadcast_to(jnp.asarray(jnp.inf if upper is None else upper, x0.dtype), x0.shape)
     eps = jnp.finfo(x0.dtype).eps
 
-    def search(state: _NewtonState, direction: Array) -> tuple[Array, Array, Array]:
+    def search(state: _NewtonState, direction: Array, decrease: Array) -> tuple[Array, Array, Array]:
         """Halve the step along the projected path until the value decreases, or the point no longer moves."""
 
         def trial(step: Array) -> tuple[Array, Array, Array, Array]:
             x = jnp.clip(state.x + step * direction, low, high)
             value = jnp.asarray(fun(x), x.dtype)
-            slope = _dot_moved(state.gradient, x - state.x)
+            slope = _dot_moved(state.gradient, x - state.x)  # may be positive where a bound bends the path
             enough = value <= state.value + 1e-4 * jnp.minimum(slope, 0)
             # A model decrease below the rounding of the value cannot be told from none: no trial after this one.
-            last = (-slope <= 0.25 * eps * jnp.abs(state.value)) | (x == state.x).all() | (step < 2.0**-60)
+            last = (step * decrease <= 0.25 * eps * jnp.abs(state.value)) | (x == state.x).all() | (step < 2.0**-60)
             return x, value, jnp.isfinite(value) & enough & (value < state.value), last
 
         def body(carry: tuple) -> tuple:
@@ -454,11 +454,12 @@ def damped_newton(
 
     def step(state: _NewtonState) -> _NewtonState:
         direction = _newton_direction(state.x, state.gradient, state.hessian, low, high)
-        moved = jnp.clip(state.x + direction, low, high) - state.x
-        predicted = -0.5 * _dot_moved(state.gradient, moved)
+        outward = ((state.x <= low) & (direction < 0)) | ((state.x >= high) & (direction > 0))
+        direction = jnp.where(outward, 0, direction)
+        predicted = -0.5 * _dot_moved(state.gradient, direction)
         known = jnp.isfinite(jnp.where(low == high, 0, state.gradient)).all()
         met = known & (predicted <= tol * jnp.abs(state.value))
-        x, value, accepted = search(state._replace(done=state.done | met), direction)
+        x, value, accepted = search(state._replace(done=state.done | met), direction, 2 * predicted)
         precise = known & (predicted <= jnp.sqrt(eps) * jnp.maximum(1, jnp.abs(state.value)))
         # The value of the trial is kept, not the one that comes with the Hessian: only like is compared with like.
         # A refused step evaluates nothing new: its lane keeps its derivatives.

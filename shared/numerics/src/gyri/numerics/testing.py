@@ -112,8 +112,7 @@ def check_lowers(fn: Callable, *args: Any, platforms: tuple[str, ...] = ("cpu", 
     """
     from jax import export
 
-    for platform in platforms:
-        export.export(jax.jit(fn), platforms=(platform,))(*args)
+    export.export(jax.jit(fn), platforms=platforms)(*args)
 
 
 def check_no_recompilation(fn: Callable, args: tuple, other_args_same_shapes: tuple, *, jit: bool = True) -> None:
