@@ -1,7 +1,7 @@
 """Print constraints that pin every direct dependency of the repository to the oldest version it declares.
 
-What `uv pip install --resolution lowest-direct` does, for machines without uv: `>=2.0` becomes `==2.0`, `~=1.4` becomes
-`==1.4`. A dependency that several projects declare gets the highest of their bounds.
+What `uv pip install --resolution lowest-direct` does, for machines without uv, but for patches: `>=2.0` becomes `==2.0.*`,
+as a first patch may never have been published. A dependency that several projects declare gets the highest bound.
 """
 
 import re
@@ -20,7 +20,7 @@ def lowest_pins(projects: Iterable[Project]) -> list[str]:
             if name.startswith("gyri-") or bound is None:
                 continue
             bounds[name] = max(bound, bounds.get(name, "0"), key=_release)
-    return [f"{name}=={bound}" for name, bound in sorted(bounds.items())]
+    return [f"{name}=={bound}.*" for name, bound in sorted(bounds.items())]
 
 
 def _lower_bound(requirement: str) -> str | None:
