@@ -1,7 +1,7 @@
 """Print constraints that pin every direct dependency of the repository to the oldest version it declares.
 
-What `uv pip install --resolution lowest-direct` does, for machines without uv, but for patches: `>=2.0` becomes `==2.0.*`,
-as a first patch may never have been published. A dependency that several projects declare gets the highest bound.
+What `uv pip install --resolution lowest-direct` does, for machines without uv, but for patches: `>=2.0` becomes
+`==2.0.*`, as a first patch may never have been published. What several projects declare gets the highest bound.
 """
 
 import re
