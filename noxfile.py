@@ -16,8 +16,9 @@ from tools import lowest as lowest_bounds  # noqa: E402
 from tools import scaffold  # noqa: E402
 from tools.projects import Project, find_projects  # noqa: E402
 
-nox.needs_version = ">=2025.2.9"
+nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.download_python = "never"  # a Python that is missing is skipped, not fetched
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "types", "tests"]
 
