@@ -160,6 +160,12 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(path, monkeypatch):
     assert os.listdir(path.parent) == [path.name]
 
 
+def test_the_file_has_the_permissions_of_any_new_file(path):
+    save_pytree(path, 1, kind="test")
+    (path.parent / "other").touch()
+    assert path.stat().st_mode == (path.parent / "other").stat().st_mode
+
+
 def test_any_truncation_is_an_error_that_says_so(path):
     save_pytree(path, {"w": jnp.arange(4.0), "n": 3}, kind="test")
     content = path.read_bytes()

@@ -7,7 +7,6 @@ import pytest
 import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.flatten_util import ravel_pytree
 from jax.test_util import check_grads
 
 from gyri.numerics import LinearOperator, as_operator
@@ -184,6 +183,8 @@ def test_operator_norm_of_special_maps():
     assert operator_norm(np.zeros((3, 2))) == 0
     assert operator_norm(identity(3)) == pytest.approx(1, rel=1e-6)
     assert operator_norm(np.full((2, 2), 1e-12)) == pytest.approx(2e-12, rel=1e-4)
+    with pytest.raises(ValueError, match=r"operator: expected one operator with outputs of shape \(4,\), got \(2, 4\)"):
+        operator_norm(np.stack([MATRIX, MATRIX]))
     assert operator_norm(np.array([[1.0, -1.0]])) == pytest.approx(np.sqrt(2), rel=1e-6)  # all ones would miss it
 
 
@@ -312,11 +313,9 @@ def logistic(z, theta, targets, n):
     return jnp.mean(jnp.logaddexp(0, -targets * scores)) + 0.5 * jnp.exp(theta) * (z["w"] @ z["w"] + z["b"] ** 2) * n
 
 
-def newton(z0, *args):
-    flat, unravel = ravel_pytree(z0)
-    fun = lambda flat: logistic(unravel(flat), *args)
-    body = lambda _, z: z - jnp.linalg.solve(jax.hessian(fun)(z), jax.grad(fun)(z))
-    return unravel(jax.lax.fori_loop(0, 25, body, flat))
+def descend(z0, *args):
+    step = lambda _, z: jax.tree.map(lambda v, g: v - 0.2 * g, z, jax.grad(logistic)(z, *args))
+    return jax.lax.fori_loop(0, 600, step, jax.tree.map(jnp.asarray, z0))
 
 
 def outer(z):
@@ -328,7 +327,7 @@ TARGETS = np.array([1.0, -1, 1, 1, -1, -1, 1])
 
 
 def test_implicit_minimizer_has_the_derivatives_of_the_solution(x64):
-    z = implicit_minimizer(newton, logistic)
+    z = implicit_minimizer(descend, logistic)
     value = jax.jit(lambda theta, targets: outer(z(Z0, theta, targets, jnp.int32(2))))
     arguments = (jnp.array(-0.5), jnp.asarray(TARGETS))
     check_grads(value, arguments, order=1, modes=["fwd", "rev"], eps=1e-4, atol=1e-7, rtol=1e-7)
@@ -348,10 +347,10 @@ def test_implicit_minimizer_reaches_1e8_against_the_closed_form(x64):
 
 def test_implicit_minimizer_differentiates_what_is_closed_over(x64):
     def closed(theta):
-        solve = lambda z0: newton(z0, theta, TARGETS, 1)
+        solve = lambda z0: descend(z0, theta, TARGETS, 1)
         return outer(implicit_minimizer(solve, lambda z: logistic(z, theta, TARGETS, 1))(Z0))
 
-    passed = lambda theta: outer(implicit_minimizer(newton, logistic)(Z0, theta, TARGETS, 1))
+    passed = lambda theta: outer(implicit_minimizer(descend, logistic)(Z0, theta, TARGETS, 1))
     np.testing.assert_allclose(jax.grad(closed)(-0.5), jax.grad(passed)(-0.5), rtol=1e-9)
 
 
@@ -363,7 +362,7 @@ def test_implicit_minimizer_has_no_derivative_in_its_start_and_takes_keys(x64):
 
 
 def test_implicit_minimizer_solves_to_the_tolerance_it_is_given(x64):
-    z = lambda **options: implicit_minimizer(newton, logistic, **options)
+    z = lambda **options: implicit_minimizer(descend, logistic, **options)
     gradient = lambda **options: jax.jit(jax.grad(lambda t: outer(z(**options)(Z0, t, TARGETS, 1))))(-0.5)
     exact = float(gradient())
     assert gradient(tol=1e-13) == pytest.approx(exact, rel=1e-9)
@@ -373,11 +372,11 @@ def test_implicit_minimizer_solves_to_the_tolerance_it_is_given(x64):
 
 def test_implicit_minimizer_stores_no_iterates():
     def value(theta):
-        return outer(implicit_minimizer(newton, logistic)(jax.tree.map(jnp.float32, Z0), theta, TARGETS, 1))
+        return outer(implicit_minimizer(descend, logistic)(jax.tree.map(jnp.float32, Z0), theta, TARGETS, 1))
 
     _, pullback = jax.vjp(value, jnp.float32(-0.5))
     stored = sum(leaf.size for leaf in jax.tree.leaves(pullback) if hasattr(leaf, "size"))
-    assert stored <= 4 * (4 + ROWS.size + TARGETS.size)  # z, and the data that fun closes over; 25 iterates are more
+    assert stored <= 4 * (4 + ROWS.size + TARGETS.size)  # z, and the data that fun closes over; 600 iterates are more
 
 
 def test_implicit_minimizer_transforms():

@@ -23,7 +23,7 @@ from .lags import pad_size
 _LOG_SQRT_2PI = 0.9189385332046727
 _TAIL = -12.0  # below, Phi comes from its asymptotic series; 12 terms reach 1e-14 there
 _TAIL_COEFFICIENTS = np.cumprod([1.0] + [-(2.0 * n - 1.0) for n in range(1, 13)])
-_NEWTON_STEPS_COSINE = 60
+_HALVINGS = 60
 
 Shaped = Float[Any, "..."]
 Number = Float[Any, "..."] | float | int
@@ -231,14 +231,14 @@ def _cosine_ppf(p: Number, m: Number, sigma: Number, lower: Number, upper: Numbe
     left, right = jnp.clip((lower - m) / sigma, -1, 1), jnp.clip((upper - m) / sigma, -1, 1)
     target = _cosine_cdf(left) + p * (_cosine_cdf(right) - _cosine_cdf(left))
 
-    def halve(_: int, bracket: tuple[Any, Any]) -> tuple[Any, Any]:
+    def halve(_: Any, bracket: tuple[Any, Any]) -> tuple[Any, Any]:
         low, high = bracket
         middle = 0.5 * (low + high)
         below = _cosine_cdf(middle) < target
         return jnp.where(below, middle, low), jnp.where(below, high, middle)
 
     # Bisection: the density vanishes at both ends, where Newton's steps would crawl.
-    low, high = jax.lax.fori_loop(0, _NEWTON_STEPS_COSINE, halve, (left, right))
+    low, high = jax.lax.fori_loop(0, _HALVINGS, halve, (left, right))
     return jnp.clip(m + sigma * 0.5 * (low + high), lower, upper)
 
 

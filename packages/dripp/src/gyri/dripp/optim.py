@@ -5,6 +5,7 @@ the likelihood in `model`. Labels: an event is spontaneous or was triggered by o
 event that a driver event with a cut window would have triggered outside the recording.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -510,6 +511,19 @@ def _finish(state: _State, table: LagTable, kernel: Kernel, max_iter: int) -> EM
 # --- over atoms and starts --------------------------------------------------------------------------------------------
 
 
+def _over_atoms(one: Callable, *batched: Any) -> Any:
+    """Map over the leading axis: all atoms at once, but on a CPU one after another.
+
+    There one atom's rows stay in the cache, each atom stops when it has converged, and the program of one atom compiles in a
+    fraction of the time: 200 atoms fit three times faster.
+    """
+
+    def in_turn(*batched: Any) -> Any:
+        return jax.lax.map(lambda each: one(*each), batched)
+
+    return jax.lax.platform_dependent(*batched, cpu=in_turn, default=jax.vmap(one))
+
+
 @partial(jax.jit, static_argnames=("kernel", "m_step", "polish", "max_iter"))
 def _fit(
     params: Params,
@@ -528,8 +542,12 @@ def _fit(
 
     if table.n_atoms is None:
         return fit(params, history, n_before, table, tol, m_bounds, sigma_min)
-    in_axes = (0, 0, None, 0, None, None, None)
-    return jax.vmap(fit, in_axes=in_axes)(params, history, n_before, unbatched(table), tol, m_bounds, sigma_min)
+    return _over_atoms(
+        lambda params, history, table: fit(params, history, n_before, table, tol, m_bounds, sigma_min),
+        params,
+        history,
+        unbatched(table),
+    )
 
 
 @partial(jax.jit, static_argnames=("kernel", "m_step", "n_steps"))
@@ -552,7 +570,7 @@ def _best_start(
 
     if table.n_atoms is None:
         return choose(starts, table)
-    return jax.vmap(choose, in_axes=(1, 0))(starts, unbatched(table))
+    return _over_atoms(choose, jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), starts), unbatched(table))
 
 
 def em(

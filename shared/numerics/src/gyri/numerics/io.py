@@ -121,7 +121,14 @@ def load_pytree(path: str | os.PathLike, *, kind: str, like: Any = None) -> tupl
 
     Examples
     --------
-    See :func:`save_pytree`.
+    >>> import tempfile, pathlib
+    >>> from gyri.numerics.io import load_pytree, save_pytree
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "model.npz"
+    ...     save_pytree(path, {"n": 2}, kind="demo")
+    ...     tree, meta = load_pytree(path, kind="demo", like={"n": 0})
+    >>> tree
+    {'n': 2}
     """
     content = Path(path).read_bytes()
     _check_digest(content, path)

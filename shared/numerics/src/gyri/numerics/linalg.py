@@ -396,7 +396,7 @@ def operator_norm(
     Parameters
     ----------
     operator : LinearOperator or array-like of shape (m, n)
-        The map.
+        The map, one: a batch of matrices goes through `jax.vmap`.
     key : PRNG key, optional
         Draws the start; a fixed Gaussian vector when None.
     n_steps : int
@@ -410,6 +410,11 @@ def operator_norm(
         A lower bound up to rounding; below the norm by about `tol` over the relative gap of the two largest singular
         values. Never differentiated: it counts as a constant.
 
+    Raises
+    ------
+    ValueError
+        A batch of matrices.
+
     Examples
     --------
     >>> import jax.numpy as jnp
@@ -421,10 +426,12 @@ def operator_norm(
     dtype = jnp.result_type(*(jax.tree.leaves(A) or [float]))
     key = jax.random.key(0) if key is None else key
     gram = lambda x: A.rmatvec(A.matvec(x))
+    start = jax.random.normal(key, A.in_shape, dtype)
+    out_shape = jax.eval_shape(A.matvec, start).shape
+    if out_shape != A.out_shape:
+        raise ValueError(f"operator: expected one operator with outputs of shape {A.out_shape}, got {out_shape}")
     # A relative change of the singular value is half that of the eigenvalue.
-    _, vector = power_iteration(
-        gram, jax.random.normal(key, A.in_shape, dtype), n_steps=n_steps, tol=2 * jnp.asarray(tol, dtype)
-    )
+    _, vector = power_iteration(gram, start, n_steps=n_steps, tol=2 * jnp.asarray(tol, dtype))
     return jax.lax.stop_gradient(jnp.linalg.norm(A.matvec(vector).ravel()))
 
 

@@ -309,8 +309,7 @@ def check_scalar(
     """
     low, high = (">", "<") if strict else (">=", "<=")
     limits = [f"{low} {minimum}"] * (minimum is not None) + [f"{high} {maximum}"] * (maximum is not None)
-    message = f"{name}: expected a {' and '.join(['number', *limits[:1]]).replace(' and ', ' ')}"
-    message = " and ".join([message, *limits[1:]]) + f", got {value!r}"
+    message = f"{name}: expected {' '.join(['a number', ' and '.join(limits)]).strip()}, got {value!r}"
     if not isinstance(value, int | float | np.number | np.ndarray | jax.Array) or isinstance(value, bool):
         raise ValueError(message)
     if np.ndim(value) or not (jnp.issubdtype(jnp.result_type(value), jnp.number) or _is_tracer(value)):
