@@ -453,27 +453,26 @@ def damped_newton(
         return jnp.where(accepted, x, state.x), jnp.where(accepted, value, state.value), accepted
 
     def step(state: _NewtonState) -> _NewtonState:
-        direction = _newton_direction(state.x, state.gradient, state.hessian, low, high)
+        # Derivatives come first in the body, so that they are compiled once: the last pass takes no step, it leaves the
+        # Hessian at the solution. The value of the trial is kept, not theirs: only like is compared with like.
+        _, gradient, hessian = _derivatives(fun, state.x)
+        state = state._replace(gradient=gradient, hessian=hessian)
+        direction = _newton_direction(state.x, gradient, hessian, low, high)
         outward = ((state.x <= low) & (direction < 0)) | ((state.x >= high) & (direction > 0))
         direction = jnp.where(outward, 0, direction)
-        predicted = -0.5 * _dot_moved(state.gradient, direction)
-        known = jnp.isfinite(jnp.where(low == high, 0, state.gradient)).all()
+        predicted = -0.5 * _dot_moved(gradient, direction)
+        known = jnp.isfinite(state.value) & jnp.isfinite(jnp.where(low == high, 0, gradient)).all()
         met = known & (predicted <= tol * jnp.abs(state.value))
-        x, value, accepted = search(state._replace(done=state.done | met), direction, 2 * predicted)
-        precise = known & (predicted <= jnp.sqrt(eps) * jnp.maximum(1, jnp.abs(state.value)))
-        # The value of the trial is kept, not the one that comes with the Hessian: only like is compared with like.
-        # A refused step evaluates nothing new: its lane keeps its derivatives.
-        _, gradient, hessian = jax.lax.cond(
-            accepted, lambda x: _derivatives(fun, x), lambda x: (value, state.gradient, state.hessian), x
-        )
+        spent = state.n_iter >= max_iter
+        idle = met | spent | ~jnp.isfinite(state.value)
+        x, value, accepted = search(state._replace(done=state.done | idle), direction, 2 * predicted)
+        precise = known & ~spent & (predicted <= jnp.sqrt(eps) * jnp.maximum(1, jnp.abs(state.value)))
         n_iter = state.n_iter + accepted
         return _NewtonState(x, value, gradient, hessian, n_iter, ~accepted, met | (~accepted & precise))
 
     x = jnp.clip(x0, low, high)
-    _, gradient, hessian = _derivatives(fun, x)
-    value = jnp.asarray(fun(x), x0.dtype)
-    state = _NewtonState(
-        x, value, gradient, hessian, jnp.zeros((), jnp.int32), ~jnp.isfinite(value), jnp.zeros((), bool)
-    )
-    state = jax.lax.while_loop(lambda s: ~s.done & (s.n_iter < max_iter), step, state)
+    no = jnp.zeros((), bool)
+    unknown = jnp.zeros((x.size, x.size), x.dtype)
+    state = _NewtonState(x, jnp.asarray(fun(x), x0.dtype), unknown[0], unknown, jnp.zeros((), jnp.int32), no, no)
+    state = jax.lax.while_loop(lambda s: ~s.done, step, state)
     return NewtonResult(state.x, state.value, state.hessian, state.n_iter, state.converged)
