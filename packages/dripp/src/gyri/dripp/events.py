@@ -98,14 +98,14 @@ def _from_raw(raw: Any, mne: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def events_from_activations(
-    z: Float[np.ndarray, "n_atoms n_times"] | Float[np.ndarray, "1 n_atoms n_times"],
+    z: Float[np.ndarray, "n_atoms n_times"] | Float[np.ndarray, "1 n_atoms n_times"] | np.ndarray | list,
     sfreq: float,
     *,
     threshold: float = 0.0,
     percent: bool = False,
     per_atom: bool = True,
     min_distance: float = 0.01,
-    atoms: Float[np.ndarray, "n_atoms n_times_atom"] | None = None,
+    atoms: Float[np.ndarray, "n_atoms n_times_atom"] | np.ndarray | list | None = None,
 ) -> list[Float[np.ndarray, " n_events"]]:
     """Times at which atoms occur, from the activations of any convolutional dictionary.
 

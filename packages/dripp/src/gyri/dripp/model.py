@@ -197,7 +197,7 @@ def nll_of_sums(
 
 
 def intensity(
-    t: Float[Any, " n_times"] | list,
+    t: Float[Any, " n_times"] | np.ndarray | list,
     drivers: Any,
     params: Params,
     *,
@@ -246,7 +246,7 @@ def intensity(
 
 
 def compensator(
-    t: Float[Any, " n_times"] | list,
+    t: Float[Any, " n_times"] | np.ndarray | list,
     drivers: Any,
     params: Params,
     *,

@@ -238,7 +238,7 @@ def _generic_m_step(
         used = weight > 0
         count = weight.sum()
         lag = jnp.where(used, table.lag, m)
-        single = replace(table, n_full=n_full[None], cut=cut[None], n_drivers=1)
+        single = replace(table, n_full=n_full[None], n_exposed=n_full[None], cut=cut[None], n_drivers=1, names=("",))
 
         def cost(x: Any) -> Any:
             x = x * sigma

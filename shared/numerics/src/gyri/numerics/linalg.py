@@ -286,7 +286,7 @@ def mask(m: Any) -> LinearOperator:
     Returns
     -------
     LinearOperator
-        From (..., *m.shape) to the same.
+        From ``(..., *m.shape)`` to the same.
 
     Raises
     ------

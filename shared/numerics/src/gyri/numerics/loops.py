@@ -141,7 +141,7 @@ def scan_chunks(
     stop: Callable | None = None,
     callback: Callable | None = None,
 ) -> tuple[PyTree, PyTree]:
-    """Run ``carry, out = step(carry, i, *args)`` for ``i = 0 ... n_steps - 1`` on the device, chunk by chunk.
+    """Run ``carry, out = step(carry, i, *args)`` for each i below `n_steps` on the device, chunk by chunk.
 
     A host driver: the host waits once a chunk, reads the outputs, moves the bar. The compiled chunk is cached on the
     identity of `step` and `stop` and on the shapes for as long as both functions live, whatever `n_steps`: keep them

@@ -117,7 +117,7 @@ def format_criterion(claim: Claim) -> str:
     return f"{_typeset(claim.criterion)} {claim.unit}".rstrip() if claim.criterion else format_number(None)
 
 
-def format_seconds(seconds: float) -> str:
+def format_seconds(seconds: float | int) -> str:
     """Seconds, or minutes, or hours.
 
     Examples

@@ -1,0 +1,85 @@
+"""Sphinx settings; pages of the interface and galleries follow from the packages found in the repository."""
+
+import importlib
+import sys
+import warnings
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+sys.path.insert(0, str(DOCS.parent))
+
+from tools.projects import Project, find_projects
+from tools.public import modules, public_names
+
+PROJECTS = find_projects()
+
+project = "gyri"
+author = "the gyri developers"
+copyright = "2026, the gyri developers"
+
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.mathjax", "numpydoc", "myst_parser"]
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+
+templates_path = ["templates"]
+autosummary_generate = True
+autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False
+numpydoc_show_class_members = True
+numpydoc_class_members_toctree = False
+numpydoc_show_inherited_class_members = False
+
+html_theme = "pydata_sphinx_theme"
+html_title = "gyri"
+html_theme_options = {"show_prev_next": False, "secondary_sidebar_items": ["page-toc"]}
+html_sidebars = {"index": []}
+html_show_sourcelink = False
+
+galleries = {
+    p.folder / "examples": f"gallery/{p.name}" for p in PROJECTS.values() if list(p.folder.glob("examples/*.py"))
+}
+if galleries:
+    extensions.append("sphinx_gallery.gen_gallery")
+    sphinx_gallery_conf = {
+        "examples_dirs": [str(folder) for folder in galleries],
+        "gallery_dirs": list(galleries.values()),
+        "filename_pattern": r"/plot_",
+        "download_all_examples": False,
+        "show_signature": False,
+        "min_reported_time": 1e9,
+        "write_computation_times": False,
+    }
+    # The gallery draws without a screen: `plt.show()` has nothing to show, and says so.
+    warnings.filterwarnings("ignore", message="FigureCanvasAgg is non-interactive", category=UserWarning)
+
+
+def write_empty_gallery(package: Project) -> None:
+    """Give a paper without an example the page that sphinx-gallery would make."""
+    page = DOCS / "gallery" / package.name / "index.rst"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    title = package.distribution
+    page.write_text(f"{title}\n{'=' * len(title)}\n\nNo example yet.\n", encoding="utf-8")
+
+
+def write_interface(package: Project) -> None:
+    """Write the page that lists a package's public names, one section a module; autosummary does the rest."""
+    lines = [package.module, "=" * len(package.module), ""]
+    for module_name in modules(package):
+        names = public_names(package, module_name)
+        if not names:
+            continue
+        if module_name != package.module:
+            lines += [module_name, "-" * len(module_name), ""]
+        summary = (importlib.import_module(module_name).__doc__ or "").strip().splitlines()
+        lines += [*summary[:1], "", f".. currentmodule:: {module_name}", ""]
+        lines += [".. autosummary::", "   :toctree: generated", "", *(f"   {name}" for name in names), ""]
+    page = DOCS / "api" / f"{package.name}.rst"
+    page.parent.mkdir(exist_ok=True)
+    page.write_text("\n".join(lines), encoding="utf-8")
+
+
+for package in PROJECTS.values():
+    write_interface(package)
+    if not package.shared and package.folder / "examples" not in galleries:
+        write_empty_gallery(package)

@@ -1,0 +1,6 @@
+"""Makes `tools` importable, whatever pytest was told."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

@@ -1,0 +1,41 @@
+"""What the documentation shows, runs: docstring examples of every module, and the Python of every README."""
+
+import doctest
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from tools.projects import ROOT
+from tools.public import PROJECTS, modules, public_callables
+
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+MODULES = [name for project in PROJECTS.values() for name in modules(project)]
+READMES = {"root": ROOT / "README.md", **{name: p.folder / "README.md" for name, p in PROJECTS.items()}}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples_run(name, tmp_path, monkeypatch, request):
+    monkeypatch.chdir(tmp_path)
+    fixtures = {"getfixture": request.getfixturevalue}  # as under pytest's own --doctest-modules
+    results = doctest.testmod(importlib.import_module(name), optionflags=FLAGS, extraglobs=fixtures)
+    assert results.failed == 0, "see the captured output"
+
+
+@pytest.mark.parametrize("name", ["changed", "quickstart", "release", "scaffold"])
+def test_docstring_examples_of_the_tools_run(name):
+    assert doctest.testmod(importlib.import_module(f"tools.{name}")).failed == 0
+
+
+@pytest.mark.parametrize("project", PROJECTS.values(), ids=list(PROJECTS))
+def test_every_public_name_has_an_example(project):
+    lacking = [name for name, value in public_callables(project).items() if ">>>" not in (value.__doc__ or "")]
+    assert not lacking
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_readme_runs(name):
+    command = [sys.executable, str(ROOT / "tools" / "quickstart.py"), str(READMES[name])]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr

@@ -1,0 +1,63 @@
+"""The files around the packages agree with each other."""
+
+import ast
+import re
+
+import pytest
+import yaml
+
+from tools.changed import PYTHONS
+from tools.projects import ROOT, find_projects
+
+PROJECTS = find_projects()
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/repository.md", ".ci/run", ".github/workflows/tests.yml")
+
+
+def noxfile():
+    return ast.parse((ROOT / "noxfile.py").read_text())
+
+
+def sessions():
+    functions = [node for node in noxfile().body if isinstance(node, ast.FunctionDef)]
+    return {f.name for f in functions if any("nox.session" in ast.unparse(d) for d in f.decorator_list)}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_name_only_sessions_that_exist(page):
+    named = re.findall(r"nox -s ((?:[a-z]+ )*[a-z]+)", (ROOT / page).read_text(encoding="utf-8"))
+    assert named
+    assert {name for names in named for name in names.split()} <= sessions() | {"and", "in", "or", "with"}
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    command = "python3 -m pip install nox && python3 -m nox -s tests"
+    assert command in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert command in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github").rglob("*.yml")), ids=lambda path: path.name)
+def test_workflows_and_forms_are_valid_yaml(path):
+    content = yaml.safe_load(path.read_text())
+    if path.parent.name == "workflows":
+        assert {"name", "jobs"} <= set(content)
+        assert all("runs-on" in job and job["steps"] for job in content["jobs"].values())
+
+
+def test_supported_pythons_are_the_same_everywhere():
+    assigned = {ast.unparse(n.targets[0]): n.value for n in noxfile().body if isinstance(n, ast.Assign)}
+    assert tuple(ast.literal_eval(assigned["VERSIONS"])) == PYTHONS
+    for project in PROJECTS.values():
+        assert project.table["requires-python"] == f">={PYTHONS[0]}"
+
+
+@pytest.mark.parametrize("project", PROJECTS.values(), ids=list(PROJECTS))
+def test_package_has_every_file_that_a_reader_looks_for(project):
+    for name in ("README.md", "CHANGELOG.md", "LICENSE", f"src/gyri/{project.name}/py.typed"):
+        assert (project.folder / name).exists(), name
+    assert (project.folder / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    assert project.shared or (ROOT / "docs" / "papers" / f"{project.name}.md").exists()
+
+
+@pytest.mark.parametrize("name", [name for name, p in PROJECTS.items() if not p.shared])
+def test_readme_lists_every_paper(name):
+    assert f"gyri-{name}" in (ROOT / "README.md").read_text(encoding="utf-8")
