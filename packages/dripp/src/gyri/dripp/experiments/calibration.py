@@ -144,10 +144,10 @@ def coverage(scale: str, key: int, sweep: Any) -> Result:
         Claim.info("coverage at alpha = 0.1, all widths", None, np.nanmean(cover[1]), note="about 60 triggered events"),
     ]
     for a in (2, 3, 4):
-        bias = np.median(alpha[a], axis=1) - ALPHAS[a]
-        claims.append(Claim.close(f"error of the median estimate of alpha = {ALPHAS[a]:g}", 0.0, bias, atol=0.05))
-    none = (alpha[0] < 0.05).mean(1)
-    claims.append(Claim.info("alpha = 0: part of the estimates below 0.05, by width", None, none))
+        bias = np.abs(np.median(alpha[a], axis=1) - ALPHAS[a]).max()
+        quantity = f"error of the median estimate of alpha = {ALPHAS[a]:g}, largest of the widths"
+        claims.append(Claim.at_most(quantity, None, bias, 0.05))
+    claims.append(Claim.info("alpha = 0: part of the estimates below 0.05", None, (alpha[0] < 0.05).mean()))
     figures = {
         "Coverage and error": _draw_coverage(alpha, cover),
         "Goodness of fit": _draw_pvalues(pvalues[:, 0]),
@@ -355,10 +355,9 @@ def robustness(scale: str, key: int, sweep: Any) -> Result:
         ("cosine of gaussian", "the reverse"),
     ):
         for field, true in (("alpha", 0.8), ("m", 0.4)):
-            error = np.median(getattr(fits[name], field), axis=0) / true - 1
-            claims.append(
-                Claim.between(f"{field}, {words}: relative error of the median, by driver", 0.0, error, -0.1, 0.1)
-            )
+            error = np.abs(np.median(getattr(fits[name], field), axis=0) / true - 1).max()
+            quantity = f"{field}, {words}: relative error of the median, larger of the drivers"
+            claims.append(Claim.at_most(quantity, None, error, 0.1))
     figure = _draw_robustness(fits)
     captions = {
         "Robustness": "Estimates of each seed; dashed: truth. Left: one driver. Right: both drivers, sharp and wide."
@@ -380,7 +379,7 @@ def _draw_robustness(fits: dict[str, Params]) -> Any:
             left.hlines(true, j - 0.35, j + 0.35, color="0.3", linestyle="--", linewidth=1)
     left.set_xticks(range(3), ["baseline (1/s)", "alpha", "m (s)"])
     left.set(ylabel="Estimate", title="Ends of a short recording")
-    left.set_ylim(bottom=0)
+    left.set_ylim(0, 1.15 * left.get_ylim()[1])
     kinds = ("exact", "grid", "gaussian of cosine", "cosine of gaussian", "cosine of cosine")
     for i, name in enumerate(kinds):
         for p, kernel in enumerate(NAMES):
@@ -391,6 +390,7 @@ def _draw_robustness(fits: dict[str, Params]) -> Any:
     ticks = ["exact", "150 Hz\ngrid", "Gaussian fit\nof cosine", "cosine fit\nof Gaussian", "cosine fit\nof cosine"]
     right.set_xticks(range(len(kinds)), ticks, fontsize="small")
     right.set(ylabel="Estimate of alpha", title="Grid and shape of the kernel")
+    right.set_ylim(top=right.get_ylim()[1] + 0.12)  # room for the legend
     for ax in (left, right):
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(frameon=False, fontsize="small")

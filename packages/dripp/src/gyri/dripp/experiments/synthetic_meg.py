@@ -327,7 +327,7 @@ def _draw_atoms(sources: Sources, params: Params) -> Any:
         answered = max(range(2), key=lambda p, k=k: PUBLISHED.alpha[k, p])
         axes[1, k].plot(1e3 * x, true[k, answered], "--", color="black", linewidth=1, label="truth")
         axes[1, k].set(xlabel="Time after a stimulus (ms)", xlim=(0, 500))
-        axes[1, k].set_ylim(bottom=0, top=max(1.35 * ours[:, k].max(), 2 * PUBLISHED.baseline[k]))
+        axes[1, k].set_ylim(bottom=0, top=max(1.7 * ours[:, k].max(), 2 * PUBLISHED.baseline[k]))
     axes[0, 0].set_ylabel("Waveform")
     axes[1, 0].set_ylabel("Rate (events/s)")
     axes[1, 0].legend(frameon=False, fontsize="small", loc="upper right")
