@@ -11,6 +11,7 @@ from ..inference import goodness_of_fit, likelihood_ratio_test, standard_errors,
 from ..lags import stack
 from ..model import Params
 from ..optim import em
+from ..simulation import simulate
 from .setting import LOWER, NAMES, TRUTH, UPPER, Recording, fit_groups, record, relative
 
 FIT: dict[str, Any] = {"init": "smart_start"}  # one start is enough for kernels as wide as here
@@ -277,8 +278,6 @@ def short_recording(seed: int) -> Recording:
     rng = np.random.default_rng([seed, 40])
     late = rng.uniform(60 - 1.7, 60, 13)
     driver = np.sort(np.concatenate([rng.uniform(0, 60 - 1.7, 126), late]))
-    from ..simulation import simulate
-
     events = simulate(int(rng.integers(2**31)), driver, SHORT, t_stop=60.0, **SHORT_WINDOW)
     return Recording(events, [driver], 60.0)
 

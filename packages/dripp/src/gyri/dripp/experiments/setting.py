@@ -1,6 +1,7 @@
 """The paper's synthetic setting, and what several experiments share: recordings, batches of fits, errors."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -120,17 +121,10 @@ def fit_groups(groups: Sequence[Sequence[LagTable]], **options: Any) -> list[EMR
     results = []
     for g, group in enumerate(groups):
         part = jax.tree.map(lambda leaf, g=g: np.asarray(leaf)[g * size : (g + 1) * size], table)
-        result = em(rename(part, size), **options)
+        result = em(replace(part, n_atoms=size), **options)
         n_tables = len(group)
         results.append(jax.tree.map(lambda leaf, n=n_tables: np.asarray(leaf)[:n], result))
     return results
-
-
-def rename(table: LagTable, n_atoms: int) -> LagTable:
-    """Tell a batched table whose arrays were cut how many atoms it holds."""
-    from dataclasses import replace
-
-    return replace(table, n_atoms=n_atoms)
 
 
 @jax.jit
