@@ -7,8 +7,9 @@ import jax
 import matplotlib
 import numpy as np
 import pytest
-from gyri.dripp import Params
 from scipy.stats import truncexpon, truncnorm
+
+from gyri.dripp import Params
 
 matplotlib.use("Agg")
 
@@ -62,7 +63,9 @@ def nll(kernel, events, drivers, params, lower, upper, t_stop, t_start=0.0, edge
     for p, driver in enumerate(drivers):
         one = (params.m[p], params.sigma[p], lower, upper)
         driver = np.asarray(driver, float)
-        seen = cdf(kernel, t_stop - driver, *one) - cdf(kernel, t_start - driver, *one) if edge else np.ones(driver.size)
+        seen = (
+            cdf(kernel, t_stop - driver, *one) - cdf(kernel, t_start - driver, *one) if edge else np.ones(driver.size)
+        )
         value += float(params.alpha[p]) * seen.sum()
     with np.errstate(divide="ignore"):
         return value - np.log(intensity(kernel, events, drivers, params, lower, upper)).sum()

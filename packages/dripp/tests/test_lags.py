@@ -3,17 +3,20 @@
 import jax
 import numpy as np
 import pytest
-from gyri.dripp import lag_table
-from gyri.dripp.lags import coarsen, count_older, delays, stack
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from gyri.dripp import lag_table
+from gyri.dripp.lags import coarsen, count_older, delays, stack
 
 SFREQ = 150.0
 
 
 def rows_of(table, atom=None):
     """Multiset of rows, each a sorted tuple of (driver, delay)."""
-    lag, driver, weight = (np.asarray(x) if atom is None else np.asarray(x)[atom] for x in (table.lag, table.driver, table.weight))
+    lag, driver, weight = (
+        np.asarray(x) if atom is None else np.asarray(x)[atom] for x in (table.lag, table.driver, table.weight)
+    )
     rows = {}
     for r in np.flatnonzero(weight):
         used = driver[:, r] >= 0

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.integrate import quad
+
 from gyri.dripp import Params, lag_table, negative_log_likelihood, simulate
 from gyri.dripp.model import compensator, intensity
 from gyri.numerics.testing import check_jit, check_lowers, check_no_recompilation, check_vmap
-from scipy.integrate import quad
 
 KERNELS = ("truncated_gaussian", "raised_cosine", "truncated_exponential")
 
@@ -27,7 +28,18 @@ def test_compensator_equals_quadrature_of_the_intensity(x64, problem, kernel):
     ends = np.array([2.0, 3.1, 4.0])
     drivers = [d[d < 8] for d in problem.drivers]
     rate = lambda t: intensity(np.array([t]), drivers, problem.params, **window)[0]
-    kinks = np.concatenate([d + shift for d in drivers for shift in (0.03, 0.8, *(problem.params.m - problem.params.sigma), *(problem.params.m + problem.params.sigma))])
+    kinks = np.concatenate(
+        [
+            d + shift
+            for d in drivers
+            for shift in (
+                0.03,
+                0.8,
+                *(problem.params.m - problem.params.sigma),
+                *(problem.params.m + problem.params.sigma),
+            )
+        ]
+    )
     expected = []
     for end in ends:
         points = np.unique(kinks[(kinks > 2.0) & (kinks < end)])
@@ -86,7 +98,9 @@ def test_long_tables_are_summed_in_blocks_with_the_same_result(x64, oracle):
     whole, grad = jax.value_and_grad(negative_log_likelihood)(params, table)
     parts = [jax.value_and_grad(negative_log_likelihood)(params, part) for part in short]
     # The compensator is counted once a part.
-    empty, empty_grad = jax.value_and_grad(negative_log_likelihood)(params, lag_table([], drivers, lower=0.0, upper=0.1, t_stop=3000.0))
+    empty, empty_grad = jax.value_and_grad(negative_log_likelihood)(
+        params, lag_table([], drivers, lower=0.0, upper=0.1, t_stop=3000.0)
+    )
     np.testing.assert_allclose(whole, sum(value for value, _ in parts) - 4 * empty, rtol=1e-12)
     for field in Params._fields:
         total = sum(getattr(g, field) for _, g in parts) - 4 * getattr(empty_grad, field)

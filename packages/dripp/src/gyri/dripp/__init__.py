@@ -4,15 +4,19 @@ Allain, Gramfort, Moreau (2022), "DriPP: Driven Point Processes to Model Stimuli
 ICLR.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from . import datasets as datasets
 from ._version import __version__ as __version__
-from .estimator import DriPP
 from .events import drivers_from_mne, events_from_activations
 from .inference import goodness_of_fit, likelihood_ratio_test
 from .lags import lag_table
 from .model import Params, negative_log_likelihood
 from .optim import em
 from .simulation import simulate
+
+if TYPE_CHECKING:
+    from .estimator import DriPP
 
 __all__ = [
     "DriPP",
@@ -26,3 +30,16 @@ __all__ = [
     "negative_log_likelihood",
     "simulate",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # scikit-learn takes seconds to import, and only the estimator needs it.
+    if name == "DriPP":
+        from .estimator import DriPP
+
+        return DriPP
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), "DriPP"])

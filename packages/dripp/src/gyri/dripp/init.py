@@ -170,7 +170,7 @@ def _from_lags(table: LagTable, kernel: Kernel, peak: int | None, sigma_min: flo
         excess = count / per_driver - baseline[:, None] * width
         return Params(baseline, np.maximum(excess, 1 / per_driver), mean, np.maximum(sigma, 2 * sigma_min))
     bins = np.clip(((x - lower) * (_N_BINS / width)).astype(np.int64), 0, _N_BINS - 1)
-    histogram = np.bincount(cell * _N_BINS + bins, w, n_cells * _N_BINS).reshape(-1, _N_BINS)
+    histogram = np.bincount(cell * _N_BINS + bins, w, n_cells * _N_BINS).reshape(-1, _N_BINS).astype(np.float64)
     background = np.median(histogram, axis=-1)
     centre, each = _peak_bin(histogram, peak), np.arange(n_cells)
     around = sum(
@@ -185,7 +185,7 @@ def _from_lags(table: LagTable, kernel: Kernel, peak: int | None, sigma_min: flo
 
 def _peak_bin(histogram: Float[np.ndarray, "cells bins"], peak: int) -> np.ndarray:
     """Bin of the j-th highest peak, bins within two of a higher one excluded."""
-    left = histogram.astype(np.float64, copy=True)
+    left = histogram.copy()
     for _ in range(peak - 1):
         top = left.argmax(-1)
         near = np.abs(np.arange(_N_BINS) - top[:, None]) <= 2

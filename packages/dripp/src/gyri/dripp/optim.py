@@ -514,8 +514,8 @@ def _finish(state: _State, table: LagTable, kernel: Kernel, max_iter: int) -> EM
 def _over_atoms(one: Callable, *batched: Any) -> Any:
     """Map over the leading axis: all atoms at once, but on a CPU one after another.
 
-    There one atom's rows stay in the cache, each atom stops when it has converged, and the program of one atom compiles in a
-    fraction of the time: 200 atoms fit three times faster.
+    There one atom's rows stay in the cache, each atom stops when it has converged, and the program of one atom compiles
+    in a fraction of the time: 200 atoms fit three times faster.
     """
 
     def in_turn(*batched: Any) -> Any:
