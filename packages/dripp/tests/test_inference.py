@@ -24,7 +24,7 @@ def test_rescaled_intervals_of_the_true_model_are_uniform_on_and_off_a_grid():
 
 def test_a_wrong_model_is_rejected_and_no_event_is_no_verdict():
     events = simulate(0, DRIVER, TRUTH, **WINDOW)
-    wrong = TRUTH._replace(alpha=np.array([0.0]), baseline=np.float64(events.size / 300))
+    wrong = TRUTH._replace(baseline=np.float64(2.0))
     assert goodness_of_fit(events, DRIVER, wrong, **WINDOW).pvalue < 1e-3
     test = goodness_of_fit([], DRIVER, TRUTH, **WINDOW)
     assert np.isnan(test.statistic) and np.isnan(test.pvalue) and test.rescaled.size == 0

@@ -149,25 +149,27 @@ def events_from_activations(
     """
     from scipy.ndimage import maximum_filter1d
 
-    z = np.asarray(check_array(z, "z", ndim=(2, 3)))
-    if z.ndim == 3:
-        if z.shape[0] != 1:
-            raise ValueError(f"z: expected shape (n_atoms, n_times) or (1, n_atoms, n_times), got {z.shape}")
-        z = z[0]
+    values: np.ndarray = np.asarray(check_array(z, "z", ndim=(2, 3)))
+    if values.ndim == 3:
+        if values.shape[0] != 1:
+            raise ValueError(f"z: expected shape (n_atoms, n_times) or (1, n_atoms, n_times), got {values.shape}")
+        values = values[0]
     sfreq = check_scalar(sfreq, "sfreq", minimum=0, strict=True)
     threshold = check_scalar(threshold, "threshold", minimum=0, maximum=100 if percent else None)
     block = round(check_scalar(min_distance, "min_distance", minimum=0) * sfreq)
     if atoms is not None:
-        z = _to_peak(z, np.asarray(check_array(atoms, "atoms", ndim=2)))
+        values = _to_peak(values, np.asarray(check_array(atoms, "atoms", ndim=2)))
     if block >= 1:
-        z = np.where(z == maximum_filter1d(z, 2 * block - 1, axis=-1, mode="constant", cval=-np.inf), z, 0)
-    keep = z > 0
+        values = np.where(
+            values == maximum_filter1d(values, 2 * block - 1, axis=-1, mode="constant", cval=-np.inf), values, 0
+        )
+    keep = values > 0
     if not percent:
-        keep &= z > threshold
+        keep &= values > threshold
     elif not per_atom:
-        keep &= z > (np.percentile(z[keep], threshold) if keep.any() else 0)
+        keep &= values > (np.percentile(values[keep], threshold) if keep.any() else 0)
     else:
-        for row, kept in zip(z, keep):
+        for row, kept in zip(values, keep):
             if kept.any():
                 kept &= row >= np.percentile(row[kept], threshold)
     return [np.flatnonzero(kept) / sfreq for kept in keep]

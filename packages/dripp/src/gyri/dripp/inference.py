@@ -1,6 +1,8 @@
 """What an estimate is worth: goodness of fit, likelihood-ratio tests, standard errors, bootstrap."""
 
+from collections.abc import Iterable
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +16,8 @@ from .lags import LagTable, Times, check_times, lag_table, stack
 from .model import Params, compensator, nll, split, unbatched
 from .optim import EMResult, em
 from .simulation import simulate
+
+_ENTRIES_AT_ONCE = 1 << 25  # slots of lag tables that are fitted together
 
 
 class GoodnessOfFit(NamedTuple):
@@ -271,25 +275,58 @@ def _random_source(key: Any, em_kwargs: dict) -> tuple[np.random.Generator, int]
 
 def _test_one(problem: _Problem, method: str, n_resamples: int, rng: np.random.Generator) -> LRTResult:
     drivers = problem.times.drivers
-    full = float(problem.fit(problem.table()).nll)
-    statistic, null = np.zeros(len(drivers)), np.zeros((n_resamples if method != "chi2" else 0, len(drivers)))
-    for p in range(len(drivers)):
-        others = drivers[:p] + drivers[p + 1 :]
-        reduced = problem.fit(problem.table(drivers=others))
-        # The full model contains the reduced one: a negative difference is the optimiser's, not the data's.
-        statistic[p] = max(2 * (float(reduced.nll) - full), 0.0)
-        if method == "shift":
-            shifted = [_shift(drivers[p], problem, rng) for _ in range(n_resamples)]
-            tables = [problem.table(drivers=[*drivers[:p], moved, *drivers[p + 1 :]]) for moved in shifted]
-            resampled = 2 * (float(reduced.nll) - np.asarray(problem.fit(stack(tables)).nll, np.float64))
-        elif method == "bootstrap":
-            draws = [problem.simulate(rng, reduced.params, others) for _ in range(n_resamples)]
-            without = problem.fit(problem.table(draws, others)).nll
-            resampled = 2 * np.asarray(without - problem.fit(problem.table(draws, drivers)).nll, np.float64)
-        else:
-            continue
-        null[:, p] = np.maximum(resampled, 0)
-    return LRTResult(statistic, _pvalue(statistic, null), null)
+    n = len(drivers)
+    # A model without a driver is one with that driver empty: all tables have one layout, and all fits are one batch.
+    without = [problem.table(drivers=_replaced(drivers, p, np.empty(0))) for p in range(n)]
+    shifted = (
+        problem.table(drivers=_replaced(drivers, p, _shift(drivers[p], problem, rng)))
+        for p in range(n)
+        for _ in range(n_resamples if method == "shift" else 0)
+    )
+    nll, params = _fit_all(problem, chain([problem.table()], without, shifted))
+    # The full model contains the reduced one: a negative difference is the optimiser's, not the data's.
+    statistic = np.maximum(2 * (nll[1 : n + 1] - nll[0]), 0)
+    null = np.zeros((0 if method == "chi2" else n_resamples, n))
+    if method == "shift":
+        null = 2 * (nll[1 : n + 1] - nll[n + 1 :].reshape(n, n_resamples).T)
+    elif method == "bootstrap":
+        tables = (
+            problem.table(draw, given)
+            for p in range(n)
+            for draw in (problem.simulate(rng, params[p + 1], drivers) for _ in range(n_resamples))
+            for given in (drivers, _replaced(drivers, p, np.empty(0)))
+        )
+        refitted = _fit_all(problem, tables)[0].reshape(n, n_resamples, 2)
+        null = 2 * (refitted[..., 1] - refitted[..., 0]).T
+    return LRTResult(statistic, _pvalue(statistic, np.maximum(null, 0)), np.maximum(null, 0))
+
+
+def _replaced(drivers: list[np.ndarray], p: int, other: np.ndarray) -> list[np.ndarray]:
+    return [*drivers[:p], other, *drivers[p + 1 :]]
+
+
+def _fit_all(problem: _Problem, tables: Iterable[LagTable]) -> tuple[np.ndarray, list[Params]]:
+    """Fit many tables of one atom, as many at a time as memory allows: their likelihoods and estimates."""
+    values: list[np.ndarray] = []
+    params: list[Params] = []
+    group: list[LagTable] = []
+
+    def fit_group(size: int) -> None:
+        # The last group is filled up with copies, so that it needs no program of its own.
+        result = problem.fit(stack(group + group[-1:] * (size - len(group))))
+        values.append(np.asarray(result.nll, np.float64)[: len(group)])
+        params.extend(split(result.params)[: len(group)])
+        group.clear()
+
+    size = 0
+    for table in tables:
+        size = size or max(_ENTRIES_AT_ONCE // table.lag.size, 1)
+        group.append(table)
+        if len(group) == size:
+            fit_group(size)
+    if group:
+        fit_group(size if values else len(group))
+    return np.concatenate([np.empty(0), *values]), params
 
 
 def _pvalue(statistic: np.ndarray, null: np.ndarray) -> np.ndarray:
@@ -508,11 +545,13 @@ def bootstrap_intervals(
     for sequence, one in zip(times.events, split(params)):
         problem = _Problem(times._replace(events=[sequence]), sfreq, edge, seed, em_kwargs)
         if subsample is None:
-            table = problem.table([problem.simulate(rng, one, times.drivers) for _ in range(n_resamples)])
+            draws = (problem.simulate(rng, one, times.drivers) for _ in range(n_resamples))
+            tables = (problem.table(draw) for draw in draws)
         else:
-            parts = [[_subset(rng, d, subsample) for d in times.drivers] for _ in range(n_resamples)]
-            table = stack([problem.table(drivers=part) for part in parts])
-        refits = Params(*(np.asarray(leaf, np.float64) for leaf in problem.fit(table).params))
+            parts = ([_subset(rng, d, subsample) for d in times.drivers] for _ in range(n_resamples))
+            tables = (problem.table(drivers=part) for part in parts)
+        fits = _fit_all(problem, tables)[1]
+        refits = Params(*(np.stack(leaves) for leaves in zip(*fits)))
         idle = refits.alpha <= 0
         refits = refits._replace(m=np.where(idle, np.nan, refits.m), sigma=np.where(idle, np.nan, refits.sigma))
         per_atom.append([_percentiles(leaf, level) for leaf in refits])
