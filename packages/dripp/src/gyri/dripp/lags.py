@@ -5,7 +5,9 @@ into one row with a multiplicity, so that on a sampling grid the size of the tab
 events.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,7 +22,8 @@ _OFF_GRID = 1e-3  # samples
 _GRID_GUARD = 1e-6  # samples: 0.1 s at 150 Hz is 15.000000000000002
 _DENSE_KEYS = 1 << 22  # up to so many possible rows are counted by bincount, more by sorting
 _KEY_BITS = 62
-_CHUNK = 1 << 20  # events at a time
+_CHUNK = 1 << 18  # events at a time
+_THREADS = min(4, os.cpu_count() or 1)
 _ARRAYS = (
     "lag",
     "driver",
@@ -379,8 +382,10 @@ def most_in_window(driver: np.ndarray, lower: Any, upper: Any) -> int:
     width = upper - lower
     if not np.issubdtype(driver.dtype, np.integer):  # allow for the rounding of a delay
         width += 8 * np.finfo(np.float64).eps * max(abs(driver[0]), abs(driver[-1]), upper)
-    end = np.searchsorted(driver, driver + width, side="right")
-    return int((end - np.arange(driver.size)).max())
+    most = 1
+    while most < driver.size and np.any(driver[most:] - driver[:-most] <= width):
+        most += 1
+    return most
 
 
 def count_older(events: np.ndarray, driver: np.ndarray, age: Any) -> np.ndarray:
@@ -451,14 +456,15 @@ _Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 def _all_rows(clock: _Clock, sizes: np.ndarray, compress: bool) -> _Rows:
     """One row an event (merged if their floating-point delays are equal, with `compress`)."""
     n, n_drivers = clock.events.size, len(clock.drivers)
-    length = np.zeros(n, np.int64)
+    length = np.zeros(n, np.int32)
     found = []
     for p in range(n_drivers):
         for _, rows, delay in delays(clock.events, clock.drivers[p], clock.lower, clock.upper):
+            rows = rows.astype(np.int32 if n < 1 << 31 else np.int64)
             found.append((p, length[rows], rows, delay))
             length[rows] += 1
     used = np.flatnonzero(length)
-    index = np.empty(n, np.int64)
+    index = np.empty(n, np.int32 if n < 1 << 31 else np.int64)
     index[used] = np.arange(used.size)
     depth = int(length.max(initial=0))
     lag, driver = np.zeros((depth, used.size)), np.full((depth, used.size), -1, _driver_dtype(n_drivers))
@@ -481,50 +487,107 @@ def _all_rows(clock: _Clock, sizes: np.ndarray, compress: bool) -> _Rows:
     return lag, driver, weight, atom, outside
 
 
-def _merged_rows(clock: _Clock, sizes: np.ndarray, unit: float) -> _Rows:
-    """Merge rows with equal delays (multiples of `unit`): each row is packed in one integer, or a few, and counted."""
+class _Packing(NamedTuple):
+    """How the delays of a row, in multiples of a unit, are packed in integers: one digit a slot, 0 for none."""
+
+    n_slots: list[int]  # of each driver
+    first: int  # delay of digit 1
+    radix: int
+    per_word: int
+    n_words: int
+    unit: float
+
+
+def _packing(clock: _Clock, unit: float) -> _Packing:
     n_slots = [most_in_window(driver, clock.lower, clock.upper) for driver in clock.drivers]
     first, last = round(clock.lower / unit), round(clock.upper / unit)
-    radix = last - first + 2  # code 0: no delay
-    depth = sum(n_slots)
+    radix = last - first + 2
     per_word = max(int(_KEY_BITS // np.log2(radix)), 1)
-    n_words = max(-(-depth // per_word), 1)
-    n_atoms = sizes.size
-    dense = n_words == 1 and radix**depth * n_atoms <= _DENSE_KEYS
-    counts = np.zeros(radix**depth * n_atoms if dense else 0, np.int64)
-    parts = []
+    return _Packing(n_slots, first, radix, per_word, max(-(-sum(n_slots) // per_word), 1), unit)
+
+
+def _packed(clock: _Clock, packing: _Packing, events: np.ndarray) -> Int[np.ndarray, "n_words n_events"]:
+    """Rows of some events, packed."""
+    words = np.zeros((packing.n_words, events.size), np.int64)
+    position = 0
+    for driver, slots in zip(clock.drivers, packing.n_slots):
+        # Only the drivers around these events: a chunk of a long recording sees few of them.
+        near = np.searchsorted(driver, [events.min() - clock.upper - 1, events.max() + 1])
+        codes = _codes_on_grid if packing.unit == 1.0 else _codes
+        for slot, rows, code in codes(events, driver[slice(*near)], clock, packing, slots):
+            word, digit = divmod(position + slot, packing.per_word)
+            words[word, rows] += code if digit == 0 else code * packing.radix**digit
+        position += slots
+    return words
+
+
+def _codes(
+    events: np.ndarray, driver: np.ndarray, clock: _Clock, packing: _Packing, n_slots: int
+) -> Iterator[tuple[int, Any, np.ndarray]]:
+    """Yield (slot, rows, digits) of delays that are rounded to multiples of a unit."""
+    for slot, rows, delay in delays(events, driver, clock.lower, clock.upper):
+        yield slot, rows, np.rint(delay / packing.unit).astype(np.int64) - (packing.first - 1)
+
+
+def _codes_on_grid(
+    events: np.ndarray, driver: np.ndarray, clock: _Clock, packing: _Packing, n_slots: int
+) -> Iterator[tuple[int, Any, np.ndarray]]:
+    """Yield the same as `_codes` for integer times; a delay out of the window gets digit 0 instead of leaving.
+
+
+    Most events have a delay in the first slot, where gathers over all are faster than selections; few go on to the next.
+    """
+    if driver.size == 0:
+        return
+    last = count_older(events, driver, clock.lower)
+    before = np.concatenate([[events.min() - clock.upper - 1], driver])  # its delay is too long for any event
+    rows: Any = slice(None)
+    for slot in range(n_slots):
+        code = events - before[last]
+        code -= clock.lower - 1
+        code *= code < packing.radix
+        yield slot, rows, code
+        again = np.flatnonzero(code)
+        if slot + 1 == n_slots or again.size == 0:
+            return
+        rows = again if slot == 0 else rows[again]
+        last, events = np.maximum(last[again] - 1, 0), events[again]
+
+
+def _merged_rows(clock: _Clock, sizes: np.ndarray, unit: float) -> _Rows:
+    """Merge rows with equal delays (multiples of `unit`): count their packed integers, a chunk of events at a time."""
+    packing, n_atoms = _packing(clock, unit), sizes.size
+    radix, per_word, n_words, depth = packing.radix, packing.per_word, packing.n_words, sum(packing.n_slots)
+    n_keys = radix**depth * n_atoms
+    dense = n_words == 1 and n_keys <= _DENSE_KEYS
     atom = np.repeat(np.arange(n_atoms), sizes) if n_atoms > 1 else None
-    chunk = max(_CHUNK // max(n_words // 4, 1), 1)
-    for start in range(0, clock.events.size, chunk):
-        events = clock.events[start : start + chunk]
-        words = np.zeros((n_words, events.size), np.int64)
-        position = 0
-        for p, slots in enumerate(n_slots):
-            for slot, rows, delay in delays(events, clock.drivers[p], clock.lower, clock.upper):
-                code = delay - (first - 1) if unit == 1.0 else np.rint(delay / unit).astype(np.int64) - (first - 1)
-                word, digit = divmod(position + slot, per_word)
-                words[word, rows] += code * radix**digit
-            position += slots
-        of_atom = None if atom is None else atom[start : start + chunk]
+
+    def count(start: int) -> Any:
+        chunk = slice(start, start + size)
+        words = _packed(clock, packing, clock.events[chunk])
+        of_atom = np.zeros(words.shape[1], np.int64) if atom is None else atom[chunk]
+        if not dense:
+            return _count_rows(words, of_atom)
+        return np.bincount(words[0] if atom is None else words[0] + of_atom * radix**depth, minlength=n_keys)
+
+    size = max(_CHUNK // n_words, n_keys if dense else 1)
+    starts = range(0, clock.events.size, size)
+    with ThreadPoolExecutor(min(_THREADS, max(len(starts), 1))) as pool:  # NumPy's loops run outside the GIL
+        parts = pool.map(count, starts)
         if dense:
-            key = words[0] if of_atom is None else words[0] + of_atom * radix**depth
-            counts += np.bincount(key, minlength=counts.size)
+            counts = sum(parts, np.zeros(n_keys, np.int64))
+            key = np.flatnonzero(counts)
+            weight, row_atom, words = counts[key], key // radix**depth, (key % radix**depth)[None]
         else:
-            parts.append(_count_rows(words, np.zeros(events.size, np.int64) if of_atom is None else of_atom))
-    if dense:
-        key = np.flatnonzero(counts)
-        weight, row_atom, words = counts[key], key // radix**depth, (key % radix**depth)[None]
-    elif parts:
-        words = np.concatenate([part[0] for part in parts], 1)
-        words, row_atom, weight = _count_rows(words, *(np.concatenate([part[i] for part in parts]) for i in (1, 2)))
-    else:
-        words, row_atom, weight = np.zeros((n_words, 0), np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
+            none = np.zeros((n_words, 0), np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
+            found = list(zip(none, *parts))
+            words, row_atom, weight = _count_rows(*(np.concatenate(leaves, -1) for leaves in found))
     empty = ~np.any(words, axis=0)
     outside = np.bincount(row_atom[empty], weights=weight[empty], minlength=n_atoms)
     words, row_atom, weight = words[:, ~empty], row_atom[~empty], weight[~empty]
-    owner = np.repeat(np.arange(len(n_slots)), n_slots)
+    owner = np.repeat(np.arange(len(packing.n_slots)), packing.n_slots)
     digits = [words[s // per_word] // radix ** (s % per_word) % radix for s in range(depth)]
-    return (*_compact(digits, owner, first, unit, words.shape[1]), weight.astype(np.float64), row_atom, outside)
+    return (*_compact(digits, owner, packing.first, unit, words.shape[1]), weight.astype(np.float64), row_atom, outside)
 
 
 def _count_rows(words: np.ndarray, atom: np.ndarray, weight: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
