@@ -534,8 +534,7 @@ def _codes_on_grid(
 ) -> Iterator[tuple[int, Any, np.ndarray]]:
     """Yield the same as `_codes` for integer times; a delay out of the window gets digit 0 instead of leaving.
 
-
-    Most events have a delay in the first slot, where gathers over all are faster than selections; few go on to the next.
+    Most events have a delay in the first slot, where gathers over all are faster than selections; few go on.
     """
     if driver.size == 0:
         return
@@ -700,12 +699,12 @@ def coarsen(table: LagTable, n_bins: int) -> LagTable:
 
 
 def stack(tables: Sequence[LagTable]) -> LagTable:
-    """Join tables of one atom each, with the same number of drivers, into a batched one.
+    """Join tables of one atom each, with the same window, grid and number of drivers, into a batched one.
 
     Parameters
     ----------
     tables : sequence of LagTable
-        Not batched; their windows and drivers may differ.
+        Not batched; events and times of drivers may differ.
 
     Returns
     -------
