@@ -18,7 +18,7 @@ FIT: dict[str, Any] = {"init": "smart_start"}  # one start is enough for kernels
 FIELDS = ("baseline", "alpha", "m", "sigma")
 ALPHAS = (0.0, 0.1, 0.2, 0.5, 1.0)
 SIGMAS = (0.01, 0.05, 0.2)
-WINDOW = {"lower": LOWER, "upper": UPPER}
+WINDOW: dict[str, Any] = {"lower": LOWER, "upper": UPPER}
 
 
 def covered(estimates: Params, errors: Params, truth: Params) -> np.ndarray:
@@ -45,6 +45,11 @@ def covered(estimates: Params, errors: Params, truth: Params) -> np.ndarray:
     return np.concatenate(columns, 1)
 
 
+def _part(params: Params, start: int, n: int) -> Params:
+    """Estimates of `n` fits of a batch."""
+    return Params(*(leaf[start : start + n] for leaf in params))
+
+
 def cover_common(seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Coverage of all parameters, and the p-values of the true model, on recordings of the paper's setting, T = 3000 s.
 
@@ -68,7 +73,9 @@ def cover_common(seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:
             flat = Params(recording.events.size / recording.t_stop, np.zeros(2), TRUTH.m, TRUTH.sigma)
             pvalues.append(
                 [
-                    goodness_of_fit(*recording[:2], params, t_stop=recording.t_stop, **WINDOW).pvalue
+                    goodness_of_fit(
+                        recording.events, recording.drivers, params, t_stop=recording.t_stop, **WINDOW
+                    ).pvalue
                     for params in (TRUTH, flat)
                 ]
             )
@@ -100,10 +107,7 @@ def cover_effects(seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:
         errors = standard_errors(params, table)
     params, errors = (Params(*(np.asarray(leaf) for leaf in values)) for values in (params, errors))
     n = len(seeds)
-    inside = [
-        covered(*(Params(*(leaf[i * n : (i + 1) * n] for leaf in values)) for values in (params, errors)), truth)
-        for i, truth in enumerate(truths)
-    ]
+    inside = [covered(_part(params, i * n, n), _part(errors, i * n, n), truth) for i, truth in enumerate(truths)]
     shape = (len(ALPHAS), len(SIGMAS), n)
     return params.alpha[:, 0].reshape(shape), np.stack(inside).reshape(*shape, 4)
 
@@ -194,7 +198,9 @@ def _draw_pvalues(pvalues: np.ndarray) -> Any:
     ax = figure.subplots()
     plot_qq(np.sort(pvalues), ax=ax)
     ax.set(xlabel="Quantiles, uniform", ylabel="p-values of the true model, sorted")
-    ax.get_legend().remove()
+    legend = ax.get_legend()
+    if legend is not None:
+        legend.remove()
     return figure
 
 
@@ -218,7 +224,14 @@ def run_tests(item: tuple[list[int], float, int]) -> np.ndarray:
         for seed in seeds:
             recording = record([seed, 30, round(100 * alpha)], 240.0, truth=truth, intervals=(1.0,)).round(150.0)
             test = likelihood_ratio_test(
-                *recording[:2], t_stop=240.0, sfreq=150.0, n_resamples=n_resamples, key=seed, **WINDOW, **FIT
+                recording.events,
+                recording.drivers,
+                t_stop=240.0,
+                sfreq=150.0,
+                n_resamples=n_resamples,
+                key=seed,
+                **WINDOW,
+                **FIT,
             )
             pvalues.append(test.pvalue[0])
     return np.array(pvalues)
@@ -270,7 +283,7 @@ def _draw_power(alphas: Any, rejected: np.ndarray, counts: list[int]) -> Any:
 
 
 SHORT = Params(0.585, np.array([1.16]), np.array([0.61]), np.array([0.3]))
-SHORT_WINDOW = {"lower": 0.0, "upper": 1.7}
+SHORT_WINDOW: dict[str, Any] = {"lower": 0.0, "upper": 1.7}
 
 
 def short_recording(seed: int) -> Recording:
@@ -278,7 +291,7 @@ def short_recording(seed: int) -> Recording:
     rng = np.random.default_rng([seed, 40])
     late = rng.uniform(60 - 1.7, 60, 13)
     driver = np.sort(np.concatenate([rng.uniform(0, 60 - 1.7, 126), late]))
-    events = simulate(int(rng.integers(2**31)), driver, SHORT, t_stop=60.0, **SHORT_WINDOW)
+    events: Any = simulate(int(rng.integers(2**31)), driver, SHORT, t_stop=60.0, **SHORT_WINDOW)
     return Recording(events, [driver], 60.0)
 
 

@@ -18,7 +18,7 @@ from ..model import Params, negative_log_likelihood
 from ..optim import em_step
 from .setting import fit_groups, rates
 
-WINDOW = {"lower": 0.0, "upper": 0.02}  # seconds
+WINDOW: dict[str, Any] = {"lower": 0.0, "upper": 0.02}  # seconds
 DURATION = 10.0  # seconds
 NEEDS = 'the recordings that come with nitime: pip install "gyri-dripp[data]"'
 # Estimates of the published code: baseline (1/s), alpha, m (ms), sigma (ms), negative log-likelihood.
@@ -78,7 +78,7 @@ def without_baseline(table: LagTable, n_iter: int) -> float:
         Negative log-likelihood.
     """
     params = initialize(table, "smart_start")._replace(baseline=np.float64(0))
-    unbounded = {"m_bounds": (-np.inf, np.inf), "sigma_min": 1e-5}
+    unbounded: dict[str, Any] = {"m_bounds": (-np.inf, np.inf), "sigma_min": 1e-5}
     step = jax.jit(lambda params, table: em_step(params, table, **unbounded))
     for _ in range(n_iter):
         params = step(params, table)

@@ -96,7 +96,7 @@ def record(
     """
     *keys, key = (int(word) for word in np.random.SeedSequence(seed).generate_state(len(intervals) + 1) >> 1)
     drivers = [simulate_drivers(k, t_stop, isi, keep=fraction) for k, isi in zip(keys, intervals, strict=True)]
-    events = simulate(key, drivers, truth, lower=lower, upper=upper, t_stop=t_stop, kernel=kernel)
+    events: Any = simulate(key, drivers, truth, lower=lower, upper=upper, t_stop=t_stop, kernel=kernel)
     return Recording(events, drivers, t_stop)
 
 

@@ -14,7 +14,7 @@ from ..model import Params
 from .setting import fit_groups, rates
 
 SFREQ, DURATION = 150.0, 278.0  # Hz, seconds: as the recording of the MNE sample data
-WINDOW = {"lower": 0.03, "upper": 0.5}
+WINDOW: dict[str, Any] = {"lower": 0.03, "upper": 0.5}
 ATOMS = ("heartbeat", "blink", "auditory", "visual")
 DRIVERS = ("auditory", "visual")
 # Figure 4: published estimates; the artifacts' small alphas (below 0.08) are taken as no effect.
@@ -163,7 +163,7 @@ def list_events(sources: Sources, z: np.ndarray, **options: Any) -> list[np.ndar
     return events_from_activations(z, SFREQ, atoms=sources.temporal, **options)
 
 
-def tabulate(events: list[np.ndarray], drivers: list[np.ndarray], **window: float) -> list[LagTable]:
+def tabulate(events: list[np.ndarray], drivers: list[np.ndarray], **window: Any) -> list[LagTable]:
     """Lag tables, one an atom; the same drivers for all."""
     return [lag_table(times, drivers, t_stop=DURATION, sfreq=SFREQ, **window) for times in events]
 
@@ -190,7 +190,8 @@ def fit_seeds(seeds: list[int]) -> Fits:
         Leading axes: seed and atom; upper, seed and atom; pooled or per atom, percentile, seed and atom.
     """
     shape = (len(seeds), len(ATOMS))
-    main, by_upper = [], [[] for _ in UPPERS]
+    main: list[LagTable] = []
+    by_upper: list[list[LagTable]] = [[] for _ in UPPERS]
     by_level: list[list] = [[] for _ in range(2 * len(PERCENTILES))]
     with jax.enable_x64(True):
         for seed in seeds:
@@ -272,11 +273,11 @@ def synthetic_meg(scale: str, key: int, sweep: Any) -> Result:
     """
     n_seeds, chunk = (5, 5) if scale == "quick" else (20, 5)
     parts = sweep(fit_seeds, [list(range(key + i, key + i + chunk)) for i in range(0, n_seeds, chunk)])
-    axes = Fits(0, 1, 2)
+    joined_along = (0, 1, 2)  # the axis of seeds in each stage
     fits = Fits(
         *(
             Params(*(np.concatenate(leaves, axis) for leaves in zip(*stage, strict=True)))
-            for stage, axis in zip(zip(*parts, strict=True), axes, strict=True)
+            for stage, axis in zip(zip(*parts, strict=True), joined_along, strict=True)
         )
     )
     claims = claim_pattern(fits.main)
@@ -324,7 +325,7 @@ def _draw_atoms(sources: Sources, params: Params) -> Any:
         for p, driver in enumerate(DRIVERS):
             lines = axes[1, k].plot(1e3 * x, ours[:, k, p].T, color=f"C{p}", alpha=0.6, linewidth=1)
             lines[0].set_label(f"after {driver} stimuli")
-        answered = max(range(2), key=lambda p, k=k: PUBLISHED.alpha[k, p])
+        answered = int(np.argmax(PUBLISHED.alpha[k]))
         axes[1, k].plot(1e3 * x, true[k, answered], "--", color="black", linewidth=1, label="truth")
         axes[1, k].set(xlabel="Time after a stimulus (ms)", xlim=(0, 500))
         axes[1, k].set_ylim(bottom=0, top=max(1.7 * ours[:, k].max(), 2 * PUBLISHED.baseline[k]))
