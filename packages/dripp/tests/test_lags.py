@@ -180,6 +180,8 @@ def test_drivers_come_in_every_form():
     one = lag_table([0.5], [0.2, 0.3], lower=0.0, upper=0.4, t_stop=1.0)
     assert one.n_drivers == 1
     assert lag_table([0.5], {"a": [0.2], "b": []}, lower=0.0, upper=0.4, t_stop=1.0).names == ("a", "b")
+    series = pytest.importorskip("pandas").Series([0.2, 0.3])
+    assert lag_table(series, series, lower=0.0, upper=0.4, t_stop=1.0).n_drivers == 1
     for none in (None, [], {}):
         table = lag_table([0.5], none, lower=0.0, upper=0.4, t_stop=1.0)
         assert (table.n_drivers, table.n_rows, float(table.n_outside)) == (0, 0, 1.0)

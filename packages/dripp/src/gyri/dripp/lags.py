@@ -252,15 +252,20 @@ def check_window(lower: float, upper: float) -> tuple[float, float]:
 
 def is_batch(events: Any) -> bool:
     """Whether `events` is a list of sequences (one an atom) rather than one sequence of times."""
-    if isinstance(events, (np.ndarray, jax.Array)) and events.dtype != object:
-        if events.ndim != 1:
+    if _is_array(events):
+        if np.ndim(events) != 1:
             raise ValueError(
-                f"events: expected shape (n_events,) or a list of such arrays, got an array of shape {events.shape}"
+                f"events: expected shape (n_events,) or a list of such arrays, got an array of shape {np.shape(events)}"
             )
         return False
     if not isinstance(events, (Sequence, np.ndarray)) or isinstance(events, str):
         raise ValueError(f"events: expected times or a list of arrays of times, got {type(events).__name__}")
     return len(events) > 0 and any(np.ndim(sequence) > 0 for sequence in events)
+
+
+def _is_array(times: Any) -> bool:
+    """Whether `times` is an array of NumPy, JAX, pandas..., and not one of objects."""
+    return hasattr(times, "__array__") and getattr(times, "dtype", None) != object
 
 
 def check_drivers(drivers: Any) -> tuple[list[np.ndarray], tuple[str, ...]]:
@@ -271,7 +276,7 @@ def check_drivers(drivers: Any) -> tuple[list[np.ndarray], tuple[str, ...]]:
         names, sequences = tuple(str(name) for name in drivers), list(drivers.values())
         labels = [f"drivers[{name!r}]" for name in names]
     else:
-        if isinstance(drivers, (np.ndarray, jax.Array)) and drivers.dtype != object:
+        if _is_array(drivers):
             sequences = [drivers]
         elif isinstance(drivers, (Sequence, np.ndarray)) and not isinstance(drivers, str):
             several = any(np.ndim(times) > 0 for times in drivers)

@@ -1,0 +1,31 @@
+"""The accelerator gives what the CPU gives, to float32's precision. Skipped where there is none."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gyri.numerics import linalg, optim, soft_threshold
+
+
+@pytest.mark.gpu
+def test_solvers_agree_with_the_cpu():
+    rng = np.random.default_rng(0)
+    matrix, target = rng.standard_normal((30, 20)).astype(np.float32), rng.standard_normal(30).astype(np.float32)
+
+    def solve():
+        a = linalg.as_operator(jnp.asarray(matrix))
+        norm = linalg.operator_norm(a)
+        least, _ = linalg.cg(lambda x: a.rmatvec(a.matvec(x)) + x, a.rmatvec(jnp.asarray(target)))
+        gradient = lambda x: a.rmatvec(a.matvec(x) - target)
+        prox = lambda x, step: soft_threshold(x, step)
+        sparse = optim.fista(gradient, prox, jnp.zeros(20), 1 / norm**2, max_iter=300, tol=1e-6).x
+        newton = optim.damped_newton(lambda x: jnp.sum((x**2 - 1) ** 2), jnp.array([2.0, 0.5]), tol=1e-6).x
+        return norm, least, sparse, newton
+
+    results = []
+    for device in (jax.devices()[0], jax.devices("cpu")[0]):
+        with jax.default_device(device):
+            results.append(jax.tree.map(np.asarray, solve()))
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
