@@ -265,7 +265,7 @@ def is_batch(events: Any) -> bool:
 
 def _is_array(times: Any) -> bool:
     """Whether `times` is an array of NumPy, JAX, pandas..., and not one of objects."""
-    return hasattr(times, "__array__") and getattr(times, "dtype", None) != object
+    return hasattr(times, "__array__") and str(getattr(times, "dtype", "")) != "object"
 
 
 def check_drivers(drivers: Any) -> tuple[list[np.ndarray], tuple[str, ...]]:
