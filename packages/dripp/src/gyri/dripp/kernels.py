@@ -43,8 +43,8 @@ class Kernel(NamedTuple):
     log_normalizer : callable
         ``(m, sigma, lower, upper)`` to the log of the mass that the untruncated density puts in the window.
     density : callable
-        ``(x, m, sigma, lower, log_normalizer)`` to `pdf`, where the caller promises that `x` is in the window: the
-        form for many `x` and few parameters, since the normaliser is computed once a parameter.
+        ``(x, m, sigma, lower, log_scale)`` to `pdf`, where the caller promises that `x` is in the window: the form for
+        many `x` and few parameters, since ``log_scale = log(sigma) + log_normalizer`` is computed once a parameter.
     mass : callable
         ``(left, right, m, sigma, lower, log_normalizer)`` to the probability of ``[left, right]``, a part of the
         window.
@@ -175,8 +175,8 @@ def _gaussian_log_normalizer(m: Number, sigma: Number, lower: Number, upper: Num
     return log_interval((lower - m) / sigma, (upper - m) / sigma)
 
 
-def _gaussian_log_density(x: Number, m: Number, sigma: Number, lower: Number, log_normalizer: Number) -> Shaped:
-    return -0.5 * ((x - m) / sigma) ** 2 - (jnp.log(sigma) + log_normalizer + _LOG_SQRT_2PI)
+def _gaussian_log_density(x: Number, m: Number, sigma: Number, lower: Number, log_scale: Number) -> Shaped:
+    return -0.5 * ((x - m) / sigma) ** 2 - (log_scale + _LOG_SQRT_2PI)
 
 
 def _gaussian_mass(
@@ -211,11 +211,11 @@ def _cosine_normalizer(m: Number, sigma: Number, lower: Number, upper: Number) -
     return _cosine_cdf((upper - m) / sigma) - _cosine_cdf((lower - m) / sigma)
 
 
-def _cosine_density(x: Number, m: Number, sigma: Number, lower: Number, log_normalizer: Number) -> Shaped:
-    u, exists = (x - m) / sigma, log_normalizer > -jnp.inf
+def _cosine_density(x: Number, m: Number, sigma: Number, lower: Number, log_scale: Number) -> Shaped:
+    u, exists = (x - m) / sigma, log_scale > -jnp.inf
     inside = (jnp.abs(u) < 1) & exists
-    bump = (1 + jnp.cos(jnp.pi * jnp.where(inside, u, 0))) / (2 * sigma)
-    return jnp.where(inside, bump * jnp.exp(-jnp.where(exists, log_normalizer, 0)), 0.0)
+    bump = 0.5 * (1 + jnp.cos(jnp.pi * jnp.where(inside, u, 0)))
+    return jnp.where(inside, bump * jnp.exp(-jnp.where(exists, log_scale, 0)), 0.0)
 
 
 def _cosine_mass(
@@ -249,8 +249,8 @@ def _exponential_log_normalizer(m: Number, sigma: Number, lower: Number, upper: 
     return jnp.log(-jnp.expm1(-(upper - lower) / sigma)) + 0 * m
 
 
-def _exponential_log_density(x: Number, m: Number, sigma: Number, lower: Number, log_normalizer: Number) -> Shaped:
-    return -(x - lower) / sigma - (jnp.log(sigma) + log_normalizer) + 0 * m
+def _exponential_log_density(x: Number, m: Number, sigma: Number, lower: Number, log_scale: Number) -> Shaped:
+    return -(x - lower) / sigma - log_scale + 0 * m
 
 
 def _exponential_mass(
@@ -286,14 +286,17 @@ def _kernel(
     def inside(x: Any, lower: Any, upper: Any) -> Any:
         return (x >= lower) & (x <= upper)
 
+    def log_scale(m: Any, sigma: Any, lower: Any, upper: Any) -> Any:
+        return jnp.log(sigma) + log_normalizer(m, sigma, lower, upper)
+
     def logpdf(x: Number, m: Number, sigma: Number, lower: Number, upper: Number) -> Shaped:
         x, m, sigma, lower, upper = _floats(x, m, sigma, lower, upper)
-        value = log_density(jnp.clip(x, lower, upper), m, sigma, lower, log_normalizer(m, sigma, lower, upper))
+        value = log_density(jnp.clip(x, lower, upper), m, sigma, lower, log_scale(m, sigma, lower, upper))
         return jnp.where(inside(x, lower, upper), value, -jnp.inf)
 
     def pdf(x: Number, m: Number, sigma: Number, lower: Number, upper: Number) -> Shaped:
         x, m, sigma, lower, upper = _floats(x, m, sigma, lower, upper)
-        value = density(jnp.clip(x, lower, upper), m, sigma, lower, log_normalizer(m, sigma, lower, upper))
+        value = density(jnp.clip(x, lower, upper), m, sigma, lower, log_scale(m, sigma, lower, upper))
         return jnp.where(inside(x, lower, upper), value, 0.0)
 
     def cdf(x: Number, m: Number, sigma: Number, lower: Number, upper: Number) -> Shaped:

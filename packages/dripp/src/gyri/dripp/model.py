@@ -129,10 +129,9 @@ def slot_rates(
     log_normalizer: Float[Any, " n_drivers"],
 ) -> Float[Any, "n_slots n_rows"]:
     """Return the rate that each slot's driver event adds to its row's intensity; 0 in padded slots."""
-    m, sigma, log_normalizer, alpha = (
-        of_slot(value, driver) for value in (params.m, params.sigma, log_normalizer, params.alpha)
-    )
-    return jnp.where(driver >= 0, alpha * kernel.density(lag, m, sigma, lower, log_normalizer), 0)
+    log_scale = jnp.log(params.sigma) + log_normalizer
+    m, sigma, log_scale, alpha = (of_slot(value, driver) for value in (params.m, params.sigma, log_scale, params.alpha))
+    return jnp.where(driver >= 0, alpha * kernel.density(lag, m, sigma, lower, log_scale), 0)
 
 
 def sum_over_rows(part: Callable, table: LagTable) -> Any:

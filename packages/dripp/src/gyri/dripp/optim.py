@@ -243,7 +243,7 @@ def _generic_m_step(
         def cost(x: Any) -> Any:
             x = x * sigma
             log_normalizer = kernel.log_normalizer(x[0], x[1], table.lower, table.upper)
-            density = kernel.density(lag, x[0], x[1], table.lower, log_normalizer)
+            density = kernel.density(lag, x[0], x[1], table.lower, jnp.log(x[1]) + log_normalizer)
             log_density = jnp.where(used, jnp.log(jnp.where(used, density, 1)), 0)
             one = Params(params.baseline, x[:1], x[:1], x[1:])
             exposed = exposure(one, single, kernel, log_normalizer[None])[0]
