@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import truncexpon, truncnorm
 
+from gyri.dripp import Params
+
 matplotlib.use("Agg")
 
 
@@ -78,9 +80,6 @@ def oracle() -> SimpleNamespace:
 @pytest.fixture(scope="session")
 def problem() -> SimpleNamespace:
     """Two drivers with windows that overlap and are cut at both ends; 120 seconds."""
-    # Not at the top: conftest files are read before jaxtyping's hook is in place.
-    from gyri.dripp import Params
-
     rng = np.random.default_rng(5)
     window = {"lower": 0.03, "upper": 0.8, "t_stop": 122.0, "t_start": 2.0}
     drivers = [np.sort(rng.uniform(1.0, 122.0, n)) for n in (60, 90)]
