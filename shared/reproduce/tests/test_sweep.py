@@ -20,7 +20,7 @@ def threads(item):
     return os.environ["OMP_NUM_THREADS"], os.environ["NPROC"]
 
 
-# Older joblib forks its helper process; JAX warns if another test has started it, and nothing of JAX runs in the helper.
+# Older joblib forks its helper process: JAX, if another test has started it, warns; nothing of JAX runs in the helper.
 @pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_results_come_in_order(n_jobs):
