@@ -130,6 +130,8 @@ def test_without_t_stop_the_recording_ends_after_the_last_event_and_says_so():
     np.testing.assert_allclose(model.times_.t_stop, 2.4)
     with pytest.raises(ValueError, match="t_stop"):
         DriPP().fit([], None)
+    with pytest.raises(ValueError, match="events"):
+        DriPP().fit([1.0, np.nan], None)
 
 
 def test_intervals_contain_the_estimate(single):

@@ -16,7 +16,7 @@ from gyri.numerics.validation import check_array
 
 from . import inference, kernels, model, plot
 from .init import initialize
-from .lags import LagTable, Times, check_drivers, check_times, check_window, is_batch, lag_table
+from .lags import LagTable, Times, check_drivers, check_sequence, check_times, check_window, is_batch, lag_table
 from .model import Params
 from .optim import EMResult, em
 from .simulation import simulate
@@ -212,10 +212,9 @@ class DriPP(BaseEstimator):
 
     def _guess_t_stop(self, events: Any, drivers: Any) -> float:
         check_window(self.lower, self.upper)
-        sequences = events if is_batch(events) else [events]
+        sequences = [check_sequence(sequence, "events") for sequence in (events if is_batch(events) else [events])]
         drivers, _ = check_drivers(drivers)
-        last = [np.max(sequence) for sequence in [*sequences, *drivers] if np.size(sequence)]
-        last = [np.max(sequence) for sequence in sequences if np.size(sequence)] or last
+        last = [t[-1] for t in sequences if t.size] or [t[-1] for t in drivers if t.size]
         if not last:
             raise ValueError(
                 "t_stop: expected the end of the recording in seconds, since there are no events, got None"

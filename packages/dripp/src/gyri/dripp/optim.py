@@ -27,6 +27,7 @@ from .model import (
     by_driver,
     check_params,
     exposure,
+    negative_log_likelihood,
     nll,
     nll_of_sums,
     of_slot,
@@ -727,10 +728,6 @@ def _without_drivers(table: LagTable, max_iter: int) -> EMResult:
     atoms = table.weight.shape[:-1]
     none = jnp.zeros((*atoms, 0), table.lag.dtype)
     params = Params(jnp.asarray(table.n_outside / table.duration), none, none, none)
-    value = (
-        nll(params, table, kernels.get("truncated_gaussian"))
-        if not atoms
-        else jax.vmap(lambda p, t: nll(p, t, kernels.get("truncated_gaussian")))(params, unbatched(table))
-    )
+    value = negative_log_likelihood(params, table)
     history = jnp.full((*atoms, max_iter + 1), jnp.nan, table.lag.dtype).at[..., 0].set(value)
     return EMResult(params, value, jnp.zeros(atoms, int), jnp.ones(atoms, bool), history)
