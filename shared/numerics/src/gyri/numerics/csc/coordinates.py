@@ -90,10 +90,14 @@ def half_sweep(
     change = change * delta[..., None, None]
     left, own, right = change[:, :, :n], change[:, :, n : 2 * n], change[:, :, 2 * n :]
     # The segment after an even one is of the same pair, the one before it of the pair before; odd ones mirror this.
-    near, far, lost = (left, right[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0))) if odd else (
-        right,
-        left[:, 1:],
-        ((0, 0), (0, 1), (0, 0), (0, 0)),
+    near, far, lost = (
+        (left, right[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0)))
+        if odd
+        else (
+            right,
+            left[:, 1:],
+            ((0, 0), (0, 1), (0, 0), (0, 0)),
+        )
     )
     return z, beta - own, other - near - jnp.pad(far, lost), delta
 

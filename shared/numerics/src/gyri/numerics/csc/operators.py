@@ -56,7 +56,9 @@ def check_mask(mask: Any, signal: Any) -> Array | None:
     return jnp.broadcast_to(mask, wanted)
 
 
-def check_codes(codes: Any, atoms: Any, signal_shape: Sequence[int] | None, name: str = "codes", dtype: Any = None) -> Any:
+def check_codes(
+    codes: Any, atoms: Any, signal_shape: Sequence[int] | None, name: str = "codes", dtype: Any = None
+) -> Any:
     """Check codes of shape (n_trials, n_atoms, *positions), those that give a signal of the shape given."""
     if signal_shape is None:
         return check_array(codes, name, shape=("n_trials", atoms.shape[0], *["n_positions"] * (atoms.ndim - 2)))
@@ -106,7 +108,10 @@ def synthesis(atoms: Array, codes: Array, *, method: str = "auto") -> Array:
         )
     length = fft_shape(times)
     spectrum = jnp.einsum(
-        "nk...,kp...->np...", jnp.fft.rfftn(codes, length, axes), jnp.fft.rfftn(atoms, length, axes), precision="highest"
+        "nk...,kp...->np...",
+        jnp.fft.rfftn(codes, length, axes),
+        jnp.fft.rfftn(atoms, length, axes),
+        precision="highest",
     )
     full = jnp.fft.irfftn(spectrum, length, axes)
     return full[(..., *(slice(t) for t in times))]
@@ -128,9 +133,7 @@ def correlate(atoms: Array, signal: Array, *, method: str = "auto") -> Array:
         )
     length = fft_shape(times)  # a circular correlation of this length is exact at the valid positions
     transformed = jnp.conj(jnp.fft.rfftn(atoms, length, axes))
-    spectrum = jnp.einsum(
-        "np...,kp...->nk...", jnp.fft.rfftn(signal, length, axes), transformed, precision="highest"
-    )
+    spectrum = jnp.einsum("np...,kp...->nk...", jnp.fft.rfftn(signal, length, axes), transformed, precision="highest")
     full = jnp.fft.irfftn(spectrum, length, axes)
     return full[(..., *(slice(t - n + 1) for t, n in zip(times, kernel, strict=True)))]
 

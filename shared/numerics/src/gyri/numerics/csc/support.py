@@ -128,7 +128,14 @@ def pivot(support: Support, start: Array, rhs: Array, ridge: Array, slack: Array
         return i + 1, free ^ change, y, jnp.minimum(fewest, count), tries, wrong.any()
 
     most = jnp.full(size, size + 1, jnp.int32)
-    state = (jnp.zeros((), jnp.int32), start, jnp.zeros_like(rhs), most, jnp.full(size, 3, jnp.int32), jnp.ones((), bool))
+    state = (
+        jnp.zeros((), jnp.int32),
+        start,
+        jnp.zeros_like(rhs),
+        most,
+        jnp.full(size, 3, jnp.int32),
+        jnp.ones((), bool),
+    )
     return jax.lax.while_loop(lambda s: (s[0] < MAX_PIVOTS) & s[5], body, state)[2]
 
 
@@ -177,5 +184,9 @@ def polish_trial(z: Array, beta: Array, lam: Array, chosen: Array, G: Array, sla
     # The exact step along the move, so that nothing ever rises: 1 but for rounding and unfinished pivoting.
     step = jnp.where(slope >= bend, 1, slope / jnp.where(bend > 0, bend, 1))
     good = support.fits & (slope > 0) & jnp.isfinite(slope) & jnp.isfinite(bend)
-    flat = z.T.reshape(-1).at[support.index].set(jnp.where(step >= 1, jnp.maximum(solved, 0), y + step * move) * signs, mode="drop")
+    flat = (
+        z.T.reshape(-1)
+        .at[support.index]
+        .set(jnp.where(step >= 1, jnp.maximum(solved, 0), y + step * move) * signs, mode="drop")
+    )
     return jnp.where(good, flat.reshape(-1, n_atoms).T, z), support.fits
