@@ -1,5 +1,6 @@
 """Convolution with a dictionary of atoms: synthesis, its adjoint, correlations, objective."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -81,7 +82,8 @@ def is_direct(method: str, atoms: Any, times: Sequence[int]) -> bool:
     if method != "auto":
         return method == "direct"
     n_atoms, n_channels = atoms.shape[:2]
-    return n_atoms * n_channels * np.prod(atoms.shape[2:]) <= 4 * (n_atoms + n_channels) * np.log2(np.prod(times) + 1)
+    cost = n_atoms * n_channels * math.prod(atoms.shape[2:])
+    return cost <= 4 * (n_atoms + n_channels) * math.log2(math.prod(times) + 1)
 
 
 def dimension_numbers(n_axes: int) -> jax.lax.ConvDimensionNumbers:
