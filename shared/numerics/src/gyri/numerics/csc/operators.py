@@ -271,8 +271,8 @@ def statistics(codes: Array, signal: Array, n_times_atom: int) -> tuple[Array, A
 
 
 def code_statistics(
-    codes: Float[Any, "n_trials n_atoms n_positions"],
-    signal: Float[Any, "n_trials n_channels n_times"],
+    codes: Shaped,
+    signal: Shaped,
     n_times_atom: int,
 ) -> tuple[Float[Array, "n_atoms n_atoms n_lags"], Float[Array, "n_atoms n_channels {n_times_atom}"]]:
     r"""Correlations of codes with each other and with a signal: all that a dictionary step needs of the data.
