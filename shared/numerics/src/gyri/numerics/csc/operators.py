@@ -307,9 +307,9 @@ def code_statistics(
     --------
     >>> import jax.numpy as jnp
     >>> from gyri.numerics.csc import code_statistics
-    >>> C, E = code_statistics(jnp.array([[[2.0, 0.0, 1.0]]]), jnp.array([[[1.0, 2.0, 3.0, 4.0]]]), 2)
+    >>> C, E = code_statistics(jnp.array([[[2.0, 1.0, 0.0]]]), jnp.array([[[1.0, 2.0, 3.0, 4.0]]]), 2)
     >>> C.round(3), E.round(3)
-    (Array([[[0., 5., 0.]]], dtype=float32), Array([[[5., 8.]]], dtype=float32))
+    (Array([[[2., 5., 2.]]], dtype=float32), Array([[[4., 7.]]], dtype=float32))
 
     References
     ----------
