@@ -1,6 +1,20 @@
-"""The method in one line; the names listed here are the package's interface."""
+"""Solving and learning to solve 1-D total-variation problems.
 
-from ._version import __version__
-from .mean import shrunk_mean
+Cherkaoui, Sulam, Moreau (2020), "Learning to solve TV regularised problems with unrolled algorithms", NeurIPS.
+"""
 
-__all__ = ["__version__", "shrunk_mean"]
+from ._version import __version__ as __version__
+from .datasets import hrf_operator, simulate
+from .problem import duality_gap, lambda_max, objective, tv_norm
+from .prox import prox_tv1d, prox_tv2d
+
+__all__ = [
+    "duality_gap",
+    "hrf_operator",
+    "lambda_max",
+    "objective",
+    "prox_tv1d",
+    "prox_tv2d",
+    "simulate",
+    "tv_norm",
+]
