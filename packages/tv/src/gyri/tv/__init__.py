@@ -7,8 +7,10 @@ from ._version import __version__ as __version__
 from .datasets import hrf_operator, simulate
 from .problem import duality_gap, lambda_max, objective, tv_norm
 from .prox import prox_tv1d, prox_tv2d
+from .solvers import Solution, solve
 
 __all__ = [
+    "Solution",
     "duality_gap",
     "hrf_operator",
     "lambda_max",
@@ -16,5 +18,6 @@ __all__ = [
     "prox_tv1d",
     "prox_tv2d",
     "simulate",
+    "solve",
     "tv_norm",
 ]

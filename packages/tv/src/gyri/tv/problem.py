@@ -14,12 +14,12 @@ from gyri.numerics import LinearOperator, as_operator
 from gyri.numerics.validation import check_array
 
 
-def differences(u: Float[Array, "*batch k"]) -> Float[Array, "*batch k-1"]:
+def differences(u: Array) -> Array:
     """``D u``, along the last axis."""
     return u[..., 1:] - u[..., :-1]
 
 
-def differences_adjoint(v: Float[Array, "*batch k-1"]) -> Float[Array, "*batch k"]:
+def differences_adjoint(v: Array) -> Array:
     """``D^T v``."""
     zero = jnp.zeros((*v.shape[:-1], 1), v.dtype)
     return jnp.concatenate([zero, v], -1) - jnp.concatenate([v, zero], -1)
