@@ -24,8 +24,7 @@ SOLVER = {
 }
 
 
-@pytest.mark.parametrize("network", SOLVER)
-@pytest.mark.parametrize("learn_threshold", [False, True])
+@pytest.mark.parametrize(("network", "learn_threshold"), [("lpgd_taut", True), *((name, False) for name in SOLVER)])
 def test_untrained_layers_are_iterations(x64, network, learn_threshold):
     x, _, _, A = simulate(0, 10, k=8, m=11)
     params = init_network(A, 6, network, learn_threshold=learn_threshold)
@@ -52,7 +51,9 @@ def test_inner_network_converges_to_the_prox(x64):
     y = np.random.default_rng(0).standard_normal((5, 8))
     exact = prox_tv1d(jnp.asarray(y), 0.4)
     c = constants_of(jnp.eye(8))
-    errors = [np.abs(inner_prox(untrained_inner(c, n), jnp.asarray(y), 0.4) - exact).max() for n in (10, 200, 4000)]
+    errors = [
+        np.abs(inner_prox(untrained_inner(c, n), jnp.asarray(y), jnp.array(0.4)) - exact).max() for n in (10, 200, 4000)
+    ]
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 1e-9
 
@@ -162,7 +163,10 @@ def test_bad_input_of_init_network(arguments, message):
         ({"network": "LISTA"}, "network: expected one of"),
         ({"network": "lista"}, "params: expected layers of 'lista'"),
         ({"params": {}}, "params: expected layers of 'lpgd_taut'"),
-        ({"params": {"layers": {"Wu": np.zeros((3, 8, 7)), "Wx": np.zeros((3, 5, 8))}}}, "params: expected Wu of shape"),
+        (
+            {"params": {"layers": {"Wu": np.zeros((3, 8, 7)), "Wx": np.zeros((3, 5, 8))}}},
+            "params: expected Wu of shape",
+        ),
     ],
 )
 def test_bad_input_of_apply_network(arguments, message):

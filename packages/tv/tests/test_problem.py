@@ -80,7 +80,11 @@ def test_operators_and_the_identity_are_matrices(x64):
     x, _, u = problem(5, 2, 8, 6)
     operator = linalg.convolution(np.array([1.0, 0.5, -0.2]), 6)
     matrix = np.asarray(operator.rmatvec(jnp.eye(8))).T.T  # rows of A are its adjoint's images
-    for function in (lambda A: objective(u, x, A, 0.3), lambda A: duality_gap(u, x, A, 0.3), lambda A: lambda_max(x, A)):
+    for function in (
+        lambda A: objective(u, x, A, 0.3),
+        lambda A: duality_gap(u, x, A, 0.3),
+        lambda A: lambda_max(x, A),
+    ):
         np.testing.assert_allclose(function(operator), function(matrix), rtol=1e-12)
     np.testing.assert_allclose(objective(x, 2 * x, None, 0.3), objective(x, 2 * x, np.eye(8), 0.3), rtol=1e-13)
 

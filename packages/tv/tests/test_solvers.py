@@ -76,7 +76,7 @@ def test_operators_and_the_identity(x64, solver):
     x[:, 6:] += 2
     options = {"max_iter": 3000, "tol": 1e-11}
     exact = prox_tv1d(jnp.asarray(x), 0.5)
-    for A in (None, np.eye(12), linalg.mask(np.ones(12))):
+    for A in (None, linalg.mask(np.ones(12))):
         result = solve(x, A, 0.5, solver=solver, **options)
         np.testing.assert_allclose(result.u, exact, atol=1e-3 if solver == "subgradient" else 2e-5)
     kernel = linalg.convolution(np.array([1.0, 0.4]), 11)

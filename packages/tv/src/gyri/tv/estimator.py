@@ -85,20 +85,20 @@ class LearnedTV(BaseEstimator):
 
     def __init__(
         self,
-        n_layers: int = 20,
+        n_layers: Any = 20,
         *,
-        network: str = "lpgd_taut",
+        network: Any = "lpgd_taut",
         lam: Any = 0.1,
-        lam_is_ratio: bool = True,
-        learn_threshold: bool = False,
-        n_inner: int = 50,
-        inner: str = "none",
-        schedule: str = "recursive",
-        max_iter: int = 300,
+        lam_is_ratio: Any = True,
+        learn_threshold: Any = False,
+        n_inner: Any = 50,
+        inner: Any = "none",
+        schedule: Any = "recursive",
+        max_iter: Any = 300,
         optimizer: Any = None,
-        batch_size: int | None = None,
+        batch_size: Any = None,
         seed: Any = 0,
-        verbose: bool = True,
+        verbose: Any = True,
     ) -> None:
         self.n_layers = n_layers
         self.network = network

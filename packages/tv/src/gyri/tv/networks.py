@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Num, PyTree
 
 from gyri.numerics import LinearOperator, as_operator, prox_tv1d, soft_threshold
 from gyri.numerics.linalg import dense
@@ -337,7 +337,7 @@ def n_layers_of(params: PyTree) -> int:
 
 def apply_network(
     params: PyTree,
-    x: Float[Any, "..."],
+    x: Num[Any, "..."],
     A: Any,
     lam: Any,
     *,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from gyri.numerics import LinearOperator, as_operator
 from gyri.numerics.validation import check_array
@@ -93,7 +93,7 @@ def check_penalty(lam: Any, batch: tuple[int, ...]) -> Any:
     return penalty
 
 
-def tv_norm(u: Float[Any, "..."], axis: int = -1) -> Float[Array, "..."]:
+def tv_norm(u: Num[Any, "..."], axis: int = -1) -> Float[Array, "..."]:
     r"""Total variation, :math:`\sum_i |u_{i+1} - u_i|`.
 
     Parameters
@@ -130,7 +130,7 @@ def tv_norm(u: Float[Any, "..."], axis: int = -1) -> Float[Array, "..."]:
     return jnp.abs(differences(jnp.moveaxis(u, axis, -1))).sum(-1)
 
 
-def objective(u: Float[Any, "..."], x: Float[Any, "..."], A: Any, lam: Any) -> Float[Array, "..."]:
+def objective(u: Num[Any, "..."], x: Num[Any, "..."], A: Any, lam: Any) -> Float[Array, "..."]:
     r"""Value of the problem, :math:`P_x(u) = \tfrac12 \|x - A u\|^2 + \lambda \|D u\|_1`, of each signal.
 
     Parameters
@@ -175,7 +175,7 @@ def objective_value(problem: Problem, u: Array) -> Array:
     return 0.5 * jnp.square(problem.residual(u)).sum(-1) + penalty
 
 
-def lambda_max(x: Float[Any, "..."], A: Any) -> Float[Array, "..."]:
+def lambda_max(x: Num[Any, "..."], A: Any) -> Float[Array, "..."]:
     """Smallest penalty for which the solution is constant, of each signal.
 
     Parameters
@@ -224,7 +224,7 @@ def _dual_variable(problem: Problem, residual: Array) -> Array:
     return -jnp.cumsum(problem.A.rmatvec(residual), -1)[..., :-1]
 
 
-def duality_gap(u: Float[Any, "..."], x: Float[Any, "..."], A: Any, lam: Any) -> Float[Array, "..."]:
+def duality_gap(u: Num[Any, "..."], x: Num[Any, "..."], A: Any, lam: Any) -> Float[Array, "..."]:
     r"""Upper bound of :math:`P_x(u) - \min P_x`, of each signal: a certificate of how good `u` is.
 
     The residual is made dual feasible: projected, then shrunk until its dual variable is within the penalty.

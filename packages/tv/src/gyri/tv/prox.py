@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from gyri.numerics import prox_tv1d as prox_tv1d
 from gyri.numerics.validation import check_array, check_positive_int, check_scalar
@@ -13,7 +13,7 @@ from .problem import check_penalty
 
 
 def prox_tv2d(
-    x: Float[Any, "..."], lam: Any, *, max_iter: int = 50, tol: float | int = 1e-6
+    x: Num[Any, "..."], lam: Any, *, max_iter: int = 50, tol: float | int = 1e-6
 ) -> Float[Array, "*batch height width"]:
     r"""Denoise images by anisotropic total variation.
 
@@ -55,13 +55,13 @@ def prox_tv2d(
     Boyle, Dykstra (1986); Combettes, Pesquet (2011), Proximal splitting methods in signal processing, algorithm
     10.18 for two functions.
     """
-    image = check_array(x, "x")
+    image = jnp.asarray(check_array(x, "x"))
     if image.ndim < 2:
         raise ValueError(f"x: expected shape (..., height, width), got {image.shape}")
     batch = image.shape[:-2]
     penalty = jnp.asarray(check_penalty(lam, batch), image.dtype)[..., None, None]
     max_iter = check_positive_int(max_iter, "max_iter")
-    return _splitting(jnp.asarray(image), penalty, max_iter, check_scalar(tol, "tol", minimum=0))
+    return _splitting(image, penalty, max_iter, check_scalar(tol, "tol", minimum=0))
 
 
 @jax.jit

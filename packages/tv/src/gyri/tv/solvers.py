@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from gyri.numerics import prox_tv1d, soft_threshold
 from gyri.numerics.linalg import cg
@@ -55,14 +55,14 @@ class Method(NamedTuple):
 
 
 def solve(
-    x: Float[Any, "..."],
+    x: Num[Any, "..."],
     A: Any,
     lam: Any,
     *,
     solver: str = "apgd",
     max_iter: int = 1000,
     tol: float | int = 1e-8,
-    u0: Float[Any, "..."] | None = None,
+    u0: Num[Any, "..."] | None = None,
     check_every: int = 10,
     history: bool = False,
     **options: Any,
