@@ -86,6 +86,24 @@ def is_direct(method: str, atoms: Any, times: Sequence[int]) -> bool:
     return cost <= 4 * (n_atoms + n_channels) * math.log2(math.prod(times) + 1)
 
 
+def spectrum_of(x: Array, length: Sequence[int]) -> Array:
+    """Real Fourier transform along the last axes, zero-padded to `length`.
+
+    Leading axes are merged first: where XLA:CPU would store them in another order, its transform refuses to run.
+    """
+    n = len(length)
+    flat = x.reshape(-1, *x.shape[x.ndim - n :])
+    spectrum = jnp.fft.rfftn(flat, length, tuple(range(1, n + 1)))
+    return spectrum.reshape(*x.shape[: x.ndim - n], *spectrum.shape[1:])
+
+
+def signal_of(spectrum: Array, length: Sequence[int]) -> Array:
+    """Inverse of :func:`spectrum_of`."""
+    n = len(length)
+    flat = spectrum.reshape(-1, *spectrum.shape[spectrum.ndim - n :])
+    return jnp.fft.irfftn(flat, length, tuple(range(1, n + 1))).reshape(*spectrum.shape[: spectrum.ndim - n], *length)
+
+
 def dimension_numbers(n_axes: int) -> jax.lax.ConvDimensionNumbers:
     """Batch, feature, then space, for inputs, kernels and outputs alike."""
     order = tuple(range(n_axes + 2))
@@ -111,11 +129,11 @@ def synthesis(atoms: Array, codes: Array, *, method: str = "auto") -> Array:
     length = fft_shape(times)
     spectrum = jnp.einsum(
         "nk...,kp...->np...",
-        jnp.fft.rfftn(codes, length, axes),
-        jnp.fft.rfftn(atoms, length, axes),
+        spectrum_of(codes, length),
+        spectrum_of(atoms, length),
         precision="highest",
     )
-    full = jnp.fft.irfftn(spectrum, length, axes)
+    full = signal_of(spectrum, length)
     return full[(..., *(slice(t) for t in times))]
 
 
@@ -123,7 +141,6 @@ def synthesis(atoms: Array, codes: Array, *, method: str = "auto") -> Array:
 def correlate(atoms: Array, signal: Array, *, method: str = "auto") -> Array:
     """`conv_correlate` without checks."""
     kernel, times = atoms.shape[2:], signal.shape[2:]
-    axes = tuple(range(2, atoms.ndim))
     if is_direct(method, atoms, times):
         return jax.lax.conv_general_dilated(
             signal,
@@ -134,9 +151,9 @@ def correlate(atoms: Array, signal: Array, *, method: str = "auto") -> Array:
             precision=jax.lax.Precision.HIGHEST,
         )
     length = fft_shape(times)  # a circular correlation of this length is exact at the valid positions
-    transformed = jnp.conj(jnp.fft.rfftn(atoms, length, axes))
-    spectrum = jnp.einsum("np...,kp...->nk...", jnp.fft.rfftn(signal, length, axes), transformed, precision="highest")
-    full = jnp.fft.irfftn(spectrum, length, axes)
+    transformed = jnp.conj(spectrum_of(atoms, length))
+    spectrum = jnp.einsum("np...,kp...->nk...", spectrum_of(signal, length), transformed, precision="highest")
+    full = signal_of(spectrum, length)
     return full[(..., *(slice(t - n + 1) for t, n in zip(times, kernel, strict=True)))]
 
 
@@ -261,13 +278,13 @@ def atom_gram(atoms: Shaped) -> Float[Array, "n_atoms n_atoms *lags"]:
 def statistics(codes: Array, signal: Array, n_times_atom: int) -> tuple[Array, Array]:
     """`code_statistics` without checks."""
     n = n_times_atom
-    (length,) = fft_shape((signal.shape[-1] + n - 1,))  # room for all lags: nothing wraps
-    z, x = jnp.fft.rfft(codes, length), jnp.fft.rfft(signal, length)
+    shape = fft_shape((signal.shape[-1] + n - 1,))  # room for all lags: nothing wraps
+    z, x = spectrum_of(codes, shape), spectrum_of(signal, shape)
     both = jnp.einsum("nkf,nlf->klf", jnp.conj(z), jnp.concatenate([z, x], 1), precision="highest")
-    lags = jnp.fft.irfft(both, length)
+    lags = signal_of(both, shape)
     n_atoms = codes.shape[1]
     C = lags[:, :n_atoms]
-    return jnp.concatenate([C[..., length - n + 1 :], C[..., :n]], -1), lags[:, n_atoms:, :n]
+    return jnp.concatenate([C[..., shape[0] - n + 1 :], C[..., :n]], -1), lags[:, n_atoms:, :n]
 
 
 def code_statistics(

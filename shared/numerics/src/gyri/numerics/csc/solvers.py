@@ -26,6 +26,8 @@ from .operators import (
     largest_correlation,
     objective,
     per_atom_level,
+    signal_of,
+    spectrum_of,
     synthesis,
 )
 from .support import polish_trial
@@ -68,9 +70,8 @@ def lipschitz(atoms: Array) -> Array:
     """
     kernel = atoms.shape[2:]
     fine = 32 if len(kernel) == 1 else 8
-    axes = tuple(range(2, atoms.ndim))
     length = tuple(fine * n for n in kernel)
-    spectrum = jnp.fft.rfftn(atoms, length, axes)
+    spectrum = spectrum_of(atoms, length)
     small = "kp...,kq...->...pq" if atoms.shape[1] <= atoms.shape[0] else "kp...,lp...->...kl"
     symbol = jnp.einsum(small, jnp.conj(spectrum), spectrum, precision="highest")
     size = jnp.sqrt(jnp.max(jnp.sum(jnp.square(jnp.abs(symbol)), (-2, -1))))
@@ -137,21 +138,20 @@ def normal_operator(problem: Problem, codes: Array) -> Any:
     if problem.mask is not None or is_direct("auto", atoms, times):
         return partial(correlations, problem)
     # Without a mask the residual is never needed: one product in the frequency domain takes codes to codes.
-    axes = tuple(range(2, atoms.ndim))
     length = fft_shape(times)
-    spectrum = jnp.fft.rfftn(atoms, length, axes)
+    spectrum = spectrum_of(atoms, length)
     start = correlate(atoms, problem.signal)
     product = partial(jnp.einsum, precision="highest")
     few = atoms.shape[0] <= atoms.shape[1]
     symbol = product("kp...,lp...->kl...", spectrum, jnp.conj(spectrum)) if few else spectrum
 
     def apply(codes: Array) -> Array:
-        z = jnp.fft.rfftn(codes, length, axes)
+        z = spectrum_of(codes, length)
         if few:
             z = product("nk...,kl...->nl...", z, symbol)
         else:
             z = product("np...,lp...->nl...", product("nk...,kp...->np...", z, symbol), jnp.conj(symbol))
-        full = jnp.fft.irfftn(z, length, axes)
+        full = signal_of(z, length)
         return start - full[(..., *(slice(n) for n in codes.shape[2:]))]
 
     return apply

@@ -1,0 +1,246 @@
+"""From a recording to events: rank-1 convolutional dictionary learning, then thresholded activations. Needs MNE."""
+
+import warnings
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from gyri.numerics.csc import csc_lambda_max, init_atoms, rank1_from_full
+from gyri.numerics.csc.dictionary import confine
+from gyri.numerics.csc.learning import LearnData, LearnState, finish_learning, learn_step, start_learning
+from gyri.numerics.loops import scan_chunks
+from gyri.numerics.validation import as_key, check_positive_int, check_scalar
+
+from .events import events_from_activations
+
+_CHUNK = 5  # iterations between two looks of the host
+_SWEEPS, _STEPS = 20, 50  # over the activations and on the atoms, an iteration
+_REST, _TOL_FINAL = 1e-5, 1e-3  # relative decrease that ends the learning; precision of the activations
+
+
+class RawEvents(NamedTuple):
+    """Events of a recording, and the atoms that they are occurrences of.
+
+    Attributes
+    ----------
+    events : list of K np.ndarray
+        Event times of each atom, in seconds from the first sample: times of the atom's peak.
+    spatial : np.ndarray, shape (K, n_channels)
+        Topographies of unit norm, of channels divided by the standard deviation of all channels of their type.
+    temporal : np.ndarray, shape (K, n_times_atom)
+        Waveforms of unit norm; their largest entry in absolute value is positive.
+    sfreq : float
+        Sampling frequency in Hz.
+    t_stop : float
+        End of the recording in seconds.
+    info : mne.Info
+        Of the channels used, for topographic maps.
+    """
+
+    events: list[Float[np.ndarray, " n_events"]]
+    spatial: Float[np.ndarray, "n_atoms n_channels"]
+    temporal: Float[np.ndarray, "n_atoms n_times_atom"]
+    sfreq: float
+    t_stop: float
+    info: Any
+
+    def plot_atoms(self, atoms: Any = None) -> Any:
+        """Draw topography and waveform of atoms.
+
+        Parameters
+        ----------
+        atoms : sequence of int, optional
+            Which; the first eight by default.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            One column an atom. Without channel positions the topography is a bar a channel.
+        """
+        from .plot import plot_atoms
+
+        chosen = list(range(min(len(self.temporal), 8)) if atoms is None else atoms)
+        names = [f"atom {k}, {len(self.events[k])} events" for k in chosen]
+        return plot_atoms(self.spatial[chosen], self.temporal[chosen], self.sfreq, self.info, names)
+
+
+def events_from_raw(
+    raw: Any,
+    n_atoms: int = 20,
+    atom_duration: float = 0.5,
+    *,
+    picks: Any = None,
+    reg: float = 0.1,
+    threshold: float = 0.0,
+    percent: bool = False,
+    per_atom: bool = True,
+    min_distance: float = 0.01,
+    max_iter: int = 100,
+    n_restarts: int = 1,
+    key: Any = 0,
+    progress: bool = True,
+) -> RawEvents:
+    """Learn the recurring waveforms of a recording, and list when each occurs.
+
+    Every atom is one topography times one waveform, as the field of one source is; activations are sparse and not
+    negative. Spans that annotations call bad are left out: nothing in them has any influence.
+
+    Parameters
+    ----------
+    raw : mne.io.BaseRaw
+        Recording, filtered and resampled already (a high pass at 1 or 2 Hz, 100 to 200 Hz). It is not modified.
+    n_atoms : int
+        Number of atoms K.
+    atom_duration : float
+        Length of an atom in seconds.
+    picks : as MNE takes it, optional
+        Channels; all good data channels by default.
+    reg : float
+        Sparsity of the activations, as a part of the smallest level at which all are zero.
+    threshold, percent, per_atom, min_distance
+        As for `events_from_activations`. Activations are in the recording's unit (volts, teslas) times a
+        unit-norm atom where all channels have one type, else in standard deviations.
+    max_iter : int
+        Most iterations.
+    n_restarts : int
+        Dictionaries learned from as many starts, of which the best is kept.
+    key : int or PRNG key
+        Draws the starts. Same key, same result.
+    progress : bool
+        Show progress bars.
+
+    Returns
+    -------
+    RawEvents
+        Atoms by the variance that they explain. Ctrl-C ends the learning with the atoms learned so far.
+
+    Raises
+    ------
+    ValueError
+        If `raw` is no recording, has no data channel or only bad spans, or another argument is out of range.
+    ImportError
+        If MNE is not installed.
+
+    Notes
+    -----
+    La Tour, Moreau, Jas, Gramfort (2018), Multivariate convolutional sparse coding for electromagnetic brain signals;
+    Allain, Gramfort, Moreau (2022), section 4.2.
+
+    Examples
+    --------
+    >>> import mne
+    >>> rng = np.random.default_rng(0)
+    >>> wave, topography = np.sin(np.linspace(0, 2 * np.pi, 20)), np.array([[1.0], [-0.5], [2.0]])
+    >>> z = np.zeros(2000)
+    >>> z[100::200] = 1.0
+    >>> data = topography * np.convolve(z, wave)[:2000] + 0.05 * rng.standard_normal((3, 2000))
+    >>> raw = mne.io.RawArray(1e-6 * data, mne.create_info(3, 100.0, "eeg"), verbose="error")
+    >>> found = events_from_raw(raw, 1, 0.3, progress=False)
+    >>> len(found.events[0]), found.temporal.shape
+    (10, (1, 30))
+    """
+    n_atoms = check_positive_int(n_atoms, "n_atoms")
+    check_scalar(reg, "reg", minimum=0, strict=True)
+    max_iter, n_restarts = check_positive_int(max_iter, "max_iter"), check_positive_int(n_restarts, "n_restarts")
+    chosen, x, mask = _read(raw, picks)
+    sfreq = float(chosen.info["sfreq"])
+    n_times_atom = round(check_scalar(atom_duration, "atom_duration", minimum=0, strict=True) * sfreq)
+    if not 2 <= n_times_atom <= x.shape[1]:
+        limit = f"2 samples to the recording's {x.shape[1] / sfreq:g} s"
+        raise ValueError(f"atom_duration: expected {limit}, got {atom_duration}")
+    scale = _scale(chosen, x, mask)
+    signal = jnp.asarray((x / scale)[None], jnp.result_type(float))
+    valid = None if mask.all() else jnp.asarray(mask)[None, None]
+    best = None
+    for start in jax.random.split(as_key(key), n_restarts):
+        state = _learn(start, signal, valid, n_atoms, n_times_atom, reg, max_iter, progress)
+        if best is None or state.objective < best.objective:
+            best = state
+    assert best is not None
+    (u, v), z = rank1_from_full(best.atoms), np.asarray(best.codes[0], np.float64)
+    size = np.linalg.norm(v, axis=1)
+    # The energy of an atom's part needs no signal: activations overlap little.
+    order = np.argsort(-np.square(size) * np.square(z).sum(1), kind="stable")
+    spatial, temporal = (np.asarray(factor, np.float64)[order] for factor in (u, v / np.where(size > 0, size, 1)[:, None]))
+    unit = float(scale.flat[0]) if np.ptp(scale) == 0 else 1.0
+    z = unit * (z * size[:, None])[order]
+    whole = np.pad(z, ((0, 0), (0, n_times_atom - 1)))  # an activation at the last sample has its peak behind it
+    options: dict[str, Any] = {"threshold": threshold, "percent": percent, "per_atom": per_atom}
+    events = events_from_activations(whole, sfreq, min_distance=min_distance, atoms=temporal, **options)
+    events = [times[mask[np.rint(times * sfreq).astype(int)]] for times in events]
+    return RawEvents(events, spatial, temporal, sfreq, x.shape[1] / sfreq, chosen.info)
+
+
+def _read(raw: Any, picks: Any) -> tuple[Any, Float[np.ndarray, "n_channels n_times"], Bool[np.ndarray, " n_times"]]:
+    """Recording of the channels picked, its samples, and which of them are good."""
+    try:
+        import mne
+    except ImportError as error:
+        raise ImportError('raw: install MNE to read a recording: pip install "gyri-dripp[mne]"') from error
+    if not isinstance(raw, mne.io.BaseRaw):
+        raise ValueError(f"raw: expected mne.io.BaseRaw, got {type(raw).__name__}")
+    if picks is None and not mne.pick_types(raw.info, meg=True, eeg=True, seeg=True, ecog=True, fnirs=True).size:
+        raise ValueError("raw: expected data channels (MEG, EEG, ...), got none")
+    chosen = raw.copy().pick("data" if picks is None else picks, exclude="bads" if picks is None else (), verbose="error")
+    x = chosen.get_data(reject_by_annotation="NaN", verbose="error")
+    mask = np.isfinite(x).all(0)
+    if not mask.any():
+        raise ValueError("raw: expected some samples outside bad spans, got none")
+    return chosen, np.where(mask, x, 0), mask
+
+
+def _scale(raw: Any, x: np.ndarray, mask: np.ndarray) -> Float[np.ndarray, "n_channels 1"]:
+    """Standard deviation of all channels of a channel's type, which may have another unit."""
+    types = np.array(raw.get_channel_types())
+    scale = np.ones((len(types), 1))
+    for one in np.unique(types):
+        deviation = x[types == one][:, mask].std()
+        if deviation == 0:
+            raise ValueError(f"raw: expected a signal, got constant channels of type {one}")
+        scale[types == one] = deviation
+    return scale
+
+
+@lru_cache(maxsize=1)
+def _make_step() -> Any:
+    """Build the one step that all fits share, so that equal shapes compile once."""
+
+    def step(state: LearnState, i: Array, data: LearnData) -> tuple[LearnState, dict[str, Array]]:
+        options: dict[str, Any] = {"rank1": True, "positive": True, "n_sweeps": _SWEEPS, "n_steps": _STEPS}
+        advance = lambda s: learn_step(data, s, _REST, **options)
+        state = jax.lax.cond(state.converged, lambda s: s, advance, state)
+        return state, {"loss": state.objective}
+
+    return step
+
+
+def _at_rest(state: LearnState) -> Array:
+    return state.converged
+
+
+@jax.jit
+def _finish(data: LearnData, state: LearnState) -> LearnState:
+    return finish_learning(data, state, _TOL_FINAL, positive=True)
+
+
+def _learn(
+    key: Array, signal: Array, mask: Any, n_atoms: int, n_times_atom: int, reg: float, max_iter: int, progress: bool
+) -> LearnState:
+    """Learn a dictionary from one random start."""
+    from scipy.signal.windows import tukey
+
+    window = np.maximum(tukey(n_times_atom), 1e-9)  # atoms fade in and out
+    atoms = init_atoms(key, signal, n_atoms, n_times_atom, mask=mask, rank1=True, window=window)
+    lam = jnp.full(n_atoms, reg * csc_lambda_max(atoms, signal if mask is None else jnp.where(mask, signal, 0)))
+    data = LearnData(signal, lam, mask, jnp.asarray(window, signal.dtype), None)
+    state = start_learning(data, confine(atoms, rank1=True))
+    state, _ = scan_chunks(
+        _make_step(), state, max_iter, args=(data,), chunk=_CHUNK, desc="atoms", progress=progress, stop=_at_rest
+    )
+    if not jnp.any(state.codes != 0):
+        warnings.warn(f"reg={reg:g}: no atom is active; choose a smaller one", stacklevel=3)
+    return _finish(data, state)
