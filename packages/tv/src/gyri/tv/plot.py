@@ -56,7 +56,7 @@ def plot_convergence(
     Examples
     --------
     >>> from gyri.tv import plot_convergence
-    >>> figure = plot_convergence({"PGD": [1.0, 0.5, 0.2], "APGD": [1.0, 0.4, 0.1]})  # doctest: +SKIP
+    >>> figure = plot_convergence({"PGD": [1.0, 0.5, 0.2], "APGD": [1.0, 0.4, 0.1]})
     """
     if not curves:
         raise ValueError("curves: expected at least one, got none")
@@ -114,7 +114,7 @@ def plot_signals(
     Examples
     --------
     >>> from gyri.tv import plot_signals
-    >>> figure = plot_signals({"noisy": [0.1, -0.1, 1.2, 0.9], "TV": [0.0, 0.0, 1.0, 1.0]})  # doctest: +SKIP
+    >>> figure = plot_signals({"noisy": [0.1, -0.1, 1.2, 0.9], "TV": [0.0, 0.0, 1.0, 1.0]})
     """
     if not signals:
         raise ValueError("signals: expected at least one, got none")
