@@ -4,7 +4,7 @@ A network that solves in five layers
 
 Signals that jump and stay are observed through an operator and noise. The problem
 
-.. math:: \min_u \tfrac12 \|x - A u\|^2 + \lambda \|D u\|_1
+.. math:: \\min_u \tfrac12 \\|x - A u\\|^2 + \\lambda \\|D u\\|_1
 
 recovers them, and proximal gradient descent solves it, in hundreds of iterations. If many signals share one operator, a
 network whose layers are such iterations with learned matrices gets close in a few. It is trained without labels: the
@@ -55,8 +55,8 @@ fig, ax = plt.subplots(figsize=(6.5, 4), layout="constrained")
 plot_convergence(curves, depths=depths, optimum=optimum.objective, ax=ax)
 
 # %%
-# One layer of LPGD-Taut is worth many iterations. Learning in the steps of the signal (LISTA) starts from a problem
-# that is far worse conditioned, as the paper proves.
+# One layer of LPGD-Taut is worth many iterations. LISTA learns in the steps of the signal, a form of the problem
+# that is far worse conditioned, as the paper proves: it needs several layers to catch up.
 
 # %%
 # Denoise

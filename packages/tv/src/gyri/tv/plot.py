@@ -77,6 +77,7 @@ def plot_convergence(
     for i, (name, (x, y)) in enumerate(drawn.items()):
         ax.plot(x, np.maximum(y, 0), marker="o", markersize=3.5, linewidth=1.8, color=f"C{i % 10}", label=name)
     ax.set_xscale("symlog", linthresh=1.0)
+    ax.xaxis.set_major_formatter("{x:g}")
     ax.set_yscale("log")
     ax.set(xlabel=xlabel, ylabel="Mean suboptimality", title=title)
     ax.set_xlim(left=0)
