@@ -2,13 +2,14 @@
 
 `validation` (checks of what users pass), `io` (pytrees on disk), `loops` (scanned loops, minibatch fitting), `linalg`
 (linear operators, conjugate gradients, implicit differentiation), `optim` (minimisers), `prox` (proximal operators),
-`host` (compiled sequential code on a CPU), and `testing` (what a package's tests ask of its functions).
+`csc` (convolutional sparse coding and dictionary learning), `host` (compiled sequential code on a CPU), and `testing`
+(what a package's tests ask of its functions).
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import host, io, linalg, loops, optim, prox, validation
+from . import csc, host, io, linalg, loops, optim, prox, validation
 from ._version import __version__
 from .linalg import LinearOperator, as_operator
 from .prox import prox_tv1d, soft_threshold
@@ -20,6 +21,7 @@ __all__ = [
     "LinearOperator",
     "__version__",
     "as_operator",
+    "csc",
     "host",
     "io",
     "linalg",
