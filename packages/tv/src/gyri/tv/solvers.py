@@ -112,8 +112,8 @@ def solve(
     --------
     >>> import jax.numpy as jnp
     >>> from gyri.tv import solve
-    >>> solve(jnp.array([0.0, 0.2, 3.0, 3.2]), None, 0.2).u.round(2)
-    Array([0.2, 0.2, 3. , 3. ], dtype=float32)
+    >>> solve(jnp.array([0.0, 0.5, 3.0, 3.5]), None, 0.5).u.round(2)
+    Array([0.5, 0.5, 3. , 3. ], dtype=float32)
 
     References
     ----------

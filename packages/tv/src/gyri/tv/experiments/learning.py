@@ -51,7 +51,7 @@ def curves(setting: tuple[int, float, int, int, tuple[int, ...]]) -> dict[str, n
         found = {}
         for name, solver in SOLVERS.items():
             run = solve(x_test, A, lam, solver=solver, max_iter=depths[-1], check_every=1, tol=0, history=True)
-            found[name] = np.mean(run.history, 0)[list(depths)] - float(optimum)
+            found[name] = np.mean(np.asarray(run.history), 0)[list(depths)] - float(optimum)
         data = Signals(x, jnp.full((n, 1), lam), jax.jit(constants_of)(A))
         for name, (network, n_inner) in NETWORKS.items():
             params, values = init_network(A, depths[-1], network), [found["PGD"][0]]
