@@ -33,7 +33,7 @@ def test_places_are_drawn_with_replacement():
 
 def test_heights_and_operator_are_gaussian(x64):
     A = np.eye(6)
-    x, _, z, same = simulate(2, 2000, A=A, sparsity=0.2, snr_db=300.0)
+    _, _, z, same = simulate(2, 2000, A=A, sparsity=0.2, snr_db=300.0)
     assert (np.asarray(same) == A).all()
     # lambda_max scales every signal; without noise it is |height| times what its place gives.
     height = np.asarray(z).sum(1)

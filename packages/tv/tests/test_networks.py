@@ -50,10 +50,8 @@ def test_untrained_subgradient_network_stays(x64):
 def test_inner_network_converges_to_the_prox(x64):
     y = np.random.default_rng(0).standard_normal((5, 8))
     exact = prox_tv1d(jnp.asarray(y), 0.4)
-    c = constants_of(jnp.eye(8))
-    errors = [
-        np.abs(inner_prox(untrained_inner(c, n), jnp.asarray(y), jnp.array(0.4)) - exact).max() for n in (10, 200, 4000)
-    ]
+    c, y = constants_of(jnp.eye(8)), jnp.asarray(y)
+    errors = [np.abs(inner_prox(untrained_inner(c, n), y, jnp.array(0.4)) - exact).max() for n in (10, 200, 4000)]
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 1e-9
 

@@ -79,7 +79,7 @@ def test_gap_is_the_difference_of_primal_and_dual(x64):
 def test_operators_and_the_identity_are_matrices(x64):
     x, _, u = problem(5, 2, 8, 6)
     operator = linalg.convolution(np.array([1.0, 0.5, -0.2]), 6)
-    matrix = np.asarray(operator.rmatvec(jnp.eye(8))).T.T  # rows of A are its adjoint's images
+    matrix = np.asarray(operator.rmatvec(jnp.eye(8)))  # rows of A are its adjoint's images
     for function in (
         lambda A: objective(u, x, A, 0.3),
         lambda A: duality_gap(u, x, A, 0.3),

@@ -381,8 +381,8 @@ def apply_network(
     >>> import jax.numpy as jnp
     >>> from gyri.tv import apply_network, init_network
     >>> A = jnp.eye(4)
-    >>> apply_network(init_network(A, 3), jnp.array([0.0, 0.2, 3.0, 3.2]), A, 0.2).round(2)
-    Array([0.2, 0.2, 3. , 3. ], dtype=float32)
+    >>> apply_network(init_network(A, 3), jnp.array([0.0, 0.5, 3.0, 3.5]), A, 0.5).round(2)
+    Array([0.5, 0.5, 3. , 3. ], dtype=float32)
 
     References
     ----------

@@ -56,7 +56,7 @@ def plot_convergence(
     Examples
     --------
     >>> from gyri.tv import plot_convergence
-    >>> figure = plot_convergence({"PGD": [1.0, 0.5, 0.2], "APGD": [1.0, 0.4, 0.1]})  # doctest: +SKIP
+    >>> figure = plot_convergence({"PGD": [1.0, 0.5, 0.2], "APGD": [1.0, 0.4, 0.1]})
     """
     if not curves:
         raise ValueError("curves: expected at least one, got none")
@@ -77,6 +77,7 @@ def plot_convergence(
     for i, (name, (x, y)) in enumerate(drawn.items()):
         ax.plot(x, np.maximum(y, 0), marker="o", markersize=3.5, linewidth=1.8, color=f"C{i % 10}", label=name)
     ax.set_xscale("symlog", linthresh=1.0)
+    ax.xaxis.set_major_formatter("{x:g}")
     ax.set_yscale("log")
     ax.set(xlabel=xlabel, ylabel="Mean suboptimality", title=title)
     ax.set_xlim(left=0)
@@ -114,7 +115,7 @@ def plot_signals(
     Examples
     --------
     >>> from gyri.tv import plot_signals
-    >>> figure = plot_signals({"noisy": [0.1, -0.1, 1.2, 0.9], "TV": [0.0, 0.0, 1.0, 1.0]})  # doctest: +SKIP
+    >>> figure = plot_signals({"noisy": [0.1, -0.1, 1.2, 0.9], "TV": [0.0, 0.0, 1.0, 1.0]})
     """
     if not signals:
         raise ValueError("signals: expected at least one, got none")

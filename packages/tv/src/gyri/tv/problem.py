@@ -26,12 +26,12 @@ def differences_adjoint(v: Array) -> Array:
 
 
 class Problem(NamedTuple):
-    """Checked arguments in one floating dtype: `x` (..., m), the operator from (..., k), `lam` (..., 1), `u` (..., k)."""
+    """Checked arguments in one floating dtype: `x` (..., m), the operator, `lam` (..., 1), `u` (..., k) or None."""
 
     x: Array
     A: LinearOperator
     lam: Array
-    u: Array | None
+    u: Any
 
     @property
     def k(self) -> int:

@@ -46,9 +46,9 @@ def prox_tv2d(
     --------
     >>> import jax.numpy as jnp
     >>> from gyri.tv import prox_tv2d
-    >>> prox_tv2d(jnp.array([[0.0, 0.0], [0.0, 4.0]]), 0.5).round(2)
-    Array([[0.33, 0.33],
-           [0.33, 3.  ]], dtype=float32)
+    >>> prox_tv2d(jnp.array([[0.0, 0.0], [0.0, 4.0]]), 0.75).round(2)
+    Array([[0.5, 0.5],
+           [0.5, 2.5]], dtype=float32)
 
     References
     ----------

@@ -112,8 +112,8 @@ def solve(
     --------
     >>> import jax.numpy as jnp
     >>> from gyri.tv import solve
-    >>> solve(jnp.array([0.0, 0.2, 3.0, 3.2]), None, 0.2).u.round(2)
-    Array([0.2, 0.2, 3. , 3. ], dtype=float32)
+    >>> solve(jnp.array([0.0, 0.5, 3.0, 3.5]), None, 0.5).u.round(2)
+    Array([0.5, 0.5, 3. , 3. ], dtype=float32)
 
     References
     ----------
@@ -127,7 +127,8 @@ def solve(
     tol = check_scalar(tol, "tol", minimum=0)
     single = problem.x.ndim == 1
     if single:
-        problem = jax.tree.map(jnp.atleast_2d, problem._replace(A=None))._replace(A=problem.A)
+        x, lam, u = jax.tree.map(jnp.atleast_2d, (problem.x, problem.lam, problem.u))
+        problem = Problem(x, problem.A, lam, u)
     problem = problem._replace(lam=jnp.broadcast_to(problem.lam, (len(problem.x), 1)))
     n_history = 1 + -(-max_iter // check_every) if history else None
     solution = _run(problem, settings, max_iter, tol, check_every, solver=solver, n_history=n_history)
@@ -208,9 +209,10 @@ def _run(
     # The first block has no iterations: it certifies the start, so that the certificate is compiled once.
     go_on = lambda carry: ((carry[1] > 0) | (carry[0] == 0)) & ~carry[3].converged.all()
     i, _, _, solution = jax.lax.while_loop(go_on, block, carry)
-    if history is not None:  # all signals may be done before the last check
-        at = jnp.arange(n_history) > -(-i // check_every)
-        solution = solution._replace(history=jnp.where(at, solution.objective[:, None], solution.history))
+    recorded = solution.history
+    if recorded is not None:  # all signals may be done before the last check
+        after = jnp.arange(n_history) > -(-i // check_every)
+        solution = solution._replace(history=jnp.where(after, solution.objective[:, None], recorded))
     return solution
 
 

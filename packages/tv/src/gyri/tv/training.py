@@ -122,7 +122,8 @@ def train(
     losses, depths, interrupted = [np.zeros(0)], [np.zeros(0, int)], False
     with progress_bar(sum(stage.max_iter for stage in plan), "train", progress) as bar:
         try:
-            for stage, n_steps, params, loss in steps:
+            for stage, n_steps, latest, loss in steps:
+                params = latest
                 losses.append(loss)
                 depths.append(np.full(loss.size, stage.depth))
                 bar.update(n_steps)
