@@ -38,6 +38,11 @@ def damped_newton(x0):
     return optim.damped_newton(energy, x0, upper=jnp.full(4, 0.5), tol=1e-6)
 
 
+def gradient_of_prox(x):
+    weight = (jnp.arange(8) != 3).astype(x.dtype)
+    return jax.grad(lambda x: jnp.sum(prox.prox_tv1d(x, 0.5, sample_weight=weight) ** 2))(x)
+
+
 # Name of the public function (more than one case: "name[case]"): a factory of (function, arguments).
 LOWERED = {
     "gyri.numerics.linalg.LinearOperator": lambda: (lambda A, x: (A @ A).rmatvec(x), (linalg.dense(MATRIX), VECTOR)),
@@ -89,12 +94,18 @@ LOWERED = {
     "gyri.numerics.csc.learn_atoms": lambda: (csc.learn_atoms, (SIGNAL, ATOMS, 0.1)),
     "gyri.numerics.csc.rank1_from_full": lambda: (csc.rank1_from_full, (ATOMS,)),
     "gyri.numerics.prox.soft_threshold": lambda: (prox.soft_threshold, (VECTOR, 0.5)),
+    "gyri.numerics.prox.prox_tv1d": lambda: (prox.prox_tv1d, (jnp.ones((3, 8)), 0.5)),
+    "gyri.numerics.prox.prox_tv1d[gradient, missing samples]": lambda: (gradient_of_prox, (jnp.ones((3, 8)),)),
     "gyri.numerics.validation.check_array": lambda: (lambda x: validation.check_array(x, "x", ndim=1), (VECTOR,)),
     "gyri.numerics.validation.as_key": lambda: (validation.as_key, (jax.random.key(0),)),
 }
 
 # Name of the public function: why it never runs inside jit.
 HOST_SIDE = {
+    "gyri.numerics.host.available": "returns a Python bool",
+    "gyri.numerics.host.host_call": "lowers for CPU alone, as its callers take care of",
+    "gyri.numerics.host.n_threads": "returns a Python number",
+    "gyri.numerics.host.njit": "compiles a function with numba",
     "gyri.numerics.csc.align_atoms": "assigns atoms on the host, by SciPy",
     "gyri.numerics.io.save_pytree": "writes a file",
     "gyri.numerics.io.load_pytree": "reads a file",

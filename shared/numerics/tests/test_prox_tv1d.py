@@ -271,7 +271,7 @@ def test_bad_input_is_named(arguments, message):
 def test_cost_is_linear_in_time_even_on_a_ramp(x64):
     if not host.available():
         pytest.skip("needs numba")
-    from gyri.numerics.tv_host import _by_levels
+    from gyri.numerics.prox.kernel import _by_levels
 
     # The quick pass gives up on a long ramp: its answer then comes from the solver of linear cost.
     x = np.arange(20_000.0)[None] ** 1.5

@@ -165,7 +165,9 @@ def events_from_raw(
     size = np.linalg.norm(v, axis=1)
     # The energy of an atom's part needs no signal: activations overlap little.
     order = np.argsort(-np.square(size) * np.square(z).sum(1), kind="stable")
-    spatial, temporal = (np.asarray(factor, np.float64)[order] for factor in (u, v / np.where(size > 0, size, 1)[:, None]))
+    spatial, temporal = (
+        np.asarray(factor, np.float64)[order] for factor in (u, v / np.where(size > 0, size, 1)[:, None])
+    )
     unit = float(scale.flat[0]) if np.ptp(scale) == 0 else 1.0
     z = unit * (z * size[:, None])[order]
     whole = np.pad(z, ((0, 0), (0, n_times_atom - 1)))  # an activation at the last sample has its peak behind it
@@ -185,7 +187,9 @@ def _read(raw: Any, picks: Any) -> tuple[Any, Float[np.ndarray, "n_channels n_ti
         raise ValueError(f"raw: expected mne.io.BaseRaw, got {type(raw).__name__}")
     if picks is None and not mne.pick_types(raw.info, meg=True, eeg=True, seeg=True, ecog=True, fnirs=True).size:
         raise ValueError("raw: expected data channels (MEG, EEG, ...), got none")
-    chosen = raw.copy().pick("data" if picks is None else picks, exclude="bads" if picks is None else (), verbose="error")
+    chosen = raw.copy().pick(
+        "data" if picks is None else picks, exclude="bads" if picks is None else (), verbose="error"
+    )
     x = chosen.get_data(reject_by_annotation="NaN", verbose="error")
     mask = np.isfinite(x).all(0)
     if not mask.any():

@@ -3,7 +3,8 @@
 XLA's loops pay for every step; a taut string or greedy coordinate descent is 5 to 25 times faster as compiled code.
 :func:`host_call` hands a numba function to XLA through its typed foreign function interface, so that it runs under jit
 and vmap without a copy and without Python. It is an option: where numba is missing, the interface is unknown, or the
-environment says ``GYRI_HOST_KERNELS=0``, :func:`available` is False and callers take their XLA path.
+environment says ``GYRI_HOST_KERNELS=0``, :func:`available` is False and callers take their XLA path. Set that before
+`jax.export` for CPUs: JAX exports no custom call of another library (for other platforms the XLA path is exported).
 
 XLA gives a handler the address of one C struct (`XLA_FFI_CallFrame` in jaxlib's ``xla/ffi/api/c_api.h``), read here as
 8-byte words::

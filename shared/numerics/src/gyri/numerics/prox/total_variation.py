@@ -1,4 +1,4 @@
-"""Proximal operators of convex penalties, exact and differentiable."""
+"""The proximal operator of total variation in one dimension: checks, missing samples, derivatives, dispatch."""
 
 import functools
 from typing import Any
@@ -8,46 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Real, ScalarLike, Shaped
 
-from . import host, tv_rounds
-from .validation import check_array, check_finite, check_option
-
-
-def soft_threshold(
-    x: Float[Array, "*shape"], threshold: Float[Array, "..."] | ScalarLike, *, positive: bool = False
-) -> Float[Array, "*shape"]:
-    r"""Proximal operator of the (non-negative) l1 norm.
-
-    Solves :math:`\arg\min_u \tfrac12 (u - x)^2 + t\,|u|` for every entry, with :math:`u \ge 0` if `positive`.
-
-    Parameters
-    ----------
-    x : Array, shape (...)
-        Input, any real floating dtype; the result keeps it.
-    threshold : Array or float
-        :math:`t \ge 0`, broadcast to the shape of `x`.
-    positive : bool
-        Restrict the solution to non-negative values.
-
-    Returns
-    -------
-    Array, shape (...)
-        The minimiser. Where it is non-zero its derivative is 1 in `x` and minus its sign in `threshold`; elsewhere
-        both are 0. Exactly on the kink, where there is no derivative, JAX's convention for ties applies.
-
-    Examples
-    --------
-    >>> import jax.numpy as jnp
-    >>> from gyri.numerics import soft_threshold
-    >>> soft_threshold(jnp.array([-2.0, 0.5, 3.0]), 1.0)
-    Array([-1.,  0.,  2.], dtype=float32)
-
-    References
-    ----------
-    Daubechies, Defrise, De Mol (2004), equation 2.4.
-    """
-    t = jnp.asarray(threshold, x.dtype)
-    # The difference to the clipped input is one fused pass and exact zero inside the threshold.
-    return jnp.maximum(x - t, 0) if positive else x - jnp.clip(x, -t, t)
+from .. import host
+from ..validation import check_array, check_finite, check_option
+from .rounds import by_prefix_sums, by_scans
 
 
 def prox_tv1d(
@@ -253,7 +216,7 @@ def _lowering(method: str) -> Any:
     @jax.custom_batching.custom_vmap
     def solve(x: Array, lam: Array, *weight: Array) -> Array:
         if method != "auto":
-            return _in_columns(tv_rounds.by_scans if method == "scan" else tv_rounds.by_prefix_sums, x, lam, *weight)
+            return _in_columns(by_scans if method == "scan" else by_prefix_sums, x, lam, *weight)
         # Numba is not even imported where the CPU is not what computes.
         on_cpu = _on_host if jax.default_backend() == "cpu" and host.available() else _in_scans
         return jax.lax.platform_dependent(x, lam, *weight, cpu=on_cpu, default=_in_prefix_sums)
@@ -283,12 +246,12 @@ def _in_columns(rounds: Any, x: Array, lam: Array, weight: Array | None = None) 
     return jnp.where(alone, x, u)
 
 
-_in_scans = functools.partial(_in_columns, tv_rounds.by_scans)
-_in_prefix_sums = functools.partial(_in_columns, tv_rounds.by_prefix_sums)
+_in_scans = functools.partial(_in_columns, by_scans)
+_in_prefix_sums = functools.partial(_in_columns, by_prefix_sums)
 
 
 def _on_host(x: Array, lam: Array, weight: Array | None = None) -> Array:
-    from .tv_host import tv_kernel
+    from .kernel import tv_kernel
 
     weight = jnp.ones((1, 1), x.dtype) if weight is None else weight
     return host.host_call("prox_tv1d", tv_kernel, jax.ShapeDtypeStruct(x.shape, x.dtype), x, lam, weight)

@@ -1,4 +1,4 @@
-"""The total-variation prox as a numba kernel, for `prox.prox_tv1d` on a CPU; imported only where numba is.
+"""The total-variation prox as a numba kernel, for `prox_tv1d` on a CPU; imported only where numba is.
 
 One pass from left to right keeps the smallest and the largest level that the current piece may have; where they meet a
 contradiction the piece ends. On most signals that takes two to three looks at a sample, at worst a number that grows
@@ -11,7 +11,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from .host import njit
+from ..host import njit
 
 _PATIENCE = 8
 

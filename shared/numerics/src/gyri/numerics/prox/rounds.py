@@ -1,4 +1,4 @@
-"""The total-variation prox in rounds of XLA operations, for `prox.prox_tv1d`: exact, on any device.
+"""The total-variation prox in rounds of XLA operations, for `prox_tv1d`: exact, on any device.
 
 Every signal is cut into pieces, at first one; the dual v is known at their ends. A round takes each piece at its level
 c, the mean that its ends allow. Where the dual inside passes its bounds the piece is too long: the samples that the
