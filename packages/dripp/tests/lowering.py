@@ -24,6 +24,7 @@ HOST_SIDE = {
     "gyri.dripp.DriPP": "a front door: validates, then calls the core",
     "gyri.dripp.drivers_from_mne": "reads objects of MNE",
     "gyri.dripp.events_from_activations": "returns lists of unequal lengths",
+    "gyri.dripp.events_from_raw": "reads a recording of MNE, and reports progress while it learns",
     "gyri.dripp.goodness_of_fit": "rescales the times of any number of events in float64, and calls SciPy",
     "gyri.dripp.lag_table": "builds the table by binary searches in float64",
     "gyri.dripp.likelihood_ratio_test": "builds and fits one table a resample",

@@ -20,6 +20,7 @@ NAMES = {
     "grasshopper",
     "mne_sample",
     "mne_somato",
+    "raw_pipeline",
     "robustness",
     "significance",
     "synthetic_meg",

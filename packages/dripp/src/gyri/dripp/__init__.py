@@ -13,6 +13,7 @@ from .inference import goodness_of_fit, likelihood_ratio_test
 from .lags import lag_table
 from .model import Params, negative_log_likelihood
 from .optim import em
+from .recording import RawEvents, events_from_raw
 from .simulation import simulate
 
 if TYPE_CHECKING:
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
 __all__ = [
     "DriPP",
     "Params",
+    "RawEvents",
     "drivers_from_mne",
     "em",
     "events_from_activations",
+    "events_from_raw",
     "goodness_of_fit",
     "lag_table",
     "likelihood_ratio_test",

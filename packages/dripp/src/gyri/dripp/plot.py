@@ -1,4 +1,4 @@
-"""Figures of a fitted model: the rate after each driver, and the QQ plot of rescaled intervals. Needs matplotlib."""
+"""Figures of a fitted model: the rate after each driver, the QQ plot of rescaled intervals, atoms. Needs matplotlib."""
 
 from typing import Any
 
@@ -110,3 +110,61 @@ def plot_qq(
     if n:
         ax.legend(frameon=False, fontsize="small", loc="upper left")
     return ax.figure
+
+
+def plot_atoms(
+    spatial: Float[np.ndarray, "n_atoms n_channels"],
+    temporal: Float[np.ndarray, "n_atoms n_times_atom"],
+    sfreq: float,
+    info: Any,
+    names: list[str],
+) -> Any:
+    """Draw topographies above waveforms.
+
+    Parameters
+    ----------
+    spatial : np.ndarray, shape (n_atoms, n_channels)
+        Topographies.
+    temporal : np.ndarray, shape (n_atoms, n_times_atom)
+        Waveforms.
+    sfreq : float
+        Hz.
+    info : mne.Info
+        Of the channels. Those of the first type are drawn on the head by MNE; without positions, all as bars.
+    names : list of str
+        Titles.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(_HINT) from error
+    n_atoms = len(temporal)
+    figure = Figure(figsize=(max(2.2 * n_atoms, 3.0), 4.0), layout="constrained")
+    axes = figure.subplots(2, n_atoms, squeeze=False, sharey="row", height_ratios=(1.4, 1))
+    first = info.get_channel_types()[0]
+    of_type = [i for i, kind in enumerate(info.get_channel_types()) if kind == first]
+    placed = all(np.isfinite(info["chs"][i]["loc"][:3]).all() and info["chs"][i]["loc"][:3].any() for i in of_type)
+    time = 1e3 * np.arange(temporal.shape[1]) / sfreq
+    for column, name in enumerate(names):
+        above, below = axes[:, column]
+        if placed:
+            import mne
+
+            chosen = mne.pick_info(info, of_type, verbose="error")
+            mne.viz.plot_topomap(spatial[column, of_type], chosen, axes=above, show=False, contours=4)
+        else:
+            above.bar(np.arange(spatial.shape[1]), spatial[column], color="0.4")
+            above.set_xlabel("Channel")
+        above.set_title(name, fontsize="small")
+        below.plot(time, temporal[column], color="C0")
+        below.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+        below.set_xlabel("Time (ms)")
+        below.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_ylabel("Topography")
+    axes[1, 0].set_ylabel("Waveform")
+    return figure

@@ -18,7 +18,7 @@ from ..estimator import DriPP
 from ..events import drivers_from_mne, events_from_activations
 
 SFREQ = 150.0  # Hz, of all the paper's recordings
-LEARNING = "learning the dictionary itself comes with a later release"
+LEARNING = "gyri.dripp.events_from_raw learns such a dictionary from the recording"
 
 
 class Activations(NamedTuple):
@@ -142,9 +142,23 @@ def fit(
     """
     z, atoms = activations
     events = events_from_activations(z, sfreq, threshold=threshold, min_distance=0.01, atoms=atoms)
+    t_stop = z.shape[1] / sfreq
+    return fit_events(events, drivers, t_stop=t_stop, lower=lower, upper=upper, max_iter=max_iter, sfreq=sfreq)
+
+
+def fit_events(
+    events: list[np.ndarray],
+    drivers: Mapping[str, np.ndarray],
+    *,
+    t_stop: float,
+    lower: float,
+    upper: float,
+    max_iter: int,
+    sfreq: float = SFREQ,
+) -> DriPP:
+    """Fit the driven process to the events of all atoms at once, in double precision; `fit` says what the rest is."""
     with jax.enable_x64(True):
-        model = DriPP(lower, upper, max_iter=max_iter, sfreq=sfreq)
-        return model.fit(events, dict(drivers), t_stop=z.shape[1] / sfreq)
+        return DriPP(lower, upper, max_iter=max_iter, sfreq=sfreq).fit(events, dict(drivers), t_stop=t_stop)
 
 
 def draw_intensities(model: DriPP, atoms: Sequence[int]) -> Any:
