@@ -14,6 +14,7 @@ from gyri.numerics.validation import check_array, check_option, check_scalar
 SCALES = ("absolute", "max_diff", "max_diff_legacy", "lambda_max")
 _WELCH_S, _OVERLAP = 4.1, 0.75
 _BAND_AROUND = (0.6, 1.6)  # of the frequency
+_HARMONIC, _PROMINENT = 0.2, 3.0  # of the second harmonic, of the median around
 _MAD_TO_STD = 1.4826
 
 
@@ -80,8 +81,8 @@ def estimate_tv_threshold(
 ) -> TVThreshold:
     """Guess frequency and amplitude of the nystagmus in recordings, and `tv_threshold` of these.
 
-    The frequency is the peak of the spectrum of the eye's velocity without its saccades; the amplitude is read off
-    the position band-passed around it. It may lock on the second harmonic of a jerk.
+    The frequency is the peak of the spectrum of the eye's velocity without its saccades, or half of it if there is a
+    peak too; the amplitude is read off the position, band-passed around it.
 
     Parameters
     ----------
@@ -147,13 +148,25 @@ def _peak_frequency(velocity: np.ndarray, sfreq: float, band: tuple[float, float
     frequencies, power = welch(velocity, sfreq, "hann", nperseg=n, noverlap=int(_OVERLAP * n))
     power = power.reshape(-1, frequencies.size).mean(0)
     inside = np.flatnonzero((frequencies >= band[0]) & (frequencies <= band[1]))
-    peak = inside[power[inside].argmax()]
+    peak = _fundamental(power, int(inside[power[inside].argmax()]), int(inside[0]))
     tiny = np.finfo(float).tiny
     before, at, after = np.log(np.maximum(power[[peak - 1, peak, min(peak + 1, frequencies.size - 1)]], tiny))
     bend = before - 2 * at + after
     # The vertex of a parabola through the logarithms: finer than the grid of a quarter of a hertz.
     offset = np.clip(0.5 * (before - after) / bend, -0.5, 0.5) if bend < 0 else 0.0
     return float(np.clip(frequencies[peak] + offset * frequencies[1], *band))
+
+
+def _fundamental(power: np.ndarray, peak: int, lowest: int) -> int:
+    """Half the peak's place if there is a peak too: the velocity of a jerk may be strongest at its second harmonic."""
+    near = np.arange(max(peak // 2 - 1, lowest), peak // 2 + 3)
+    if near.size == 0:
+        return peak
+    half = int(near[power[near].argmax()])
+    around = power[max(half - 6, 1) : half + 7]
+    is_peak = power[half] == power[max(half - 2, 0) : half + 3].max()
+    strong = power[half] > _HARMONIC * power[peak] and power[half] > _PROMINENT * np.median(around)
+    return half if is_peak and strong and half < peak - 2 else peak
 
 
 def _amplitude(position: np.ndarray, frequency: float, sfreq: float) -> np.ndarray:
