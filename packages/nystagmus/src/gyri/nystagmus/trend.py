@@ -6,9 +6,13 @@ and has to be kept from following the nystagmus itself. Section 2 of Lalanne et 
 
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jax.tree_util import Partial
+from jaxtyping import Bool, Float, ScalarLike
 
+from gyri.numerics.csc.learning import Background
+from gyri.numerics.prox import prox_tv1d
 from gyri.numerics.validation import check_array, check_option, check_scalar
 
 SCALES = ("absolute", "max_diff", "max_diff_legacy", "lambda_max")
@@ -327,3 +331,35 @@ def fill_gaps(x: Float[np.ndarray, "*batch n_times"], mask: Bool[np.ndarray, "*b
         if valid.any() and not valid.all():
             row[~valid] = np.interp(time[~valid], time[valid], row[valid])
     return filled
+
+
+def tv_background(mu: ScalarLike) -> Background:
+    """Total variation as the background of `gyri.numerics.csc.learn_atoms`.
+
+    Parameters
+    ----------
+    mu : float
+        Weight; another one compiles nothing anew.
+
+    Returns
+    -------
+    Background
+        Proximal operator and value.
+
+    Examples
+    --------
+    >>> background = tv_background(1.0)
+    >>> background.prox(jnp.array([[[0.0, 0.0, 9.0, 9.0]]]), None)
+    Array([[[0.5, 0.5, 8.5, 8.5]]], dtype=float32)
+    >>> background.value(jnp.array([[[0.5, 0.5, 8.5, 8.5]]]))
+    Array(8., dtype=float32)
+    """
+    return Background(Partial(_prox, mu), Partial(_value, mu))
+
+
+def _prox(mu: Any, residual: Any, sample_weight: Any) -> Any:
+    return prox_tv1d(residual, mu, sample_weight=sample_weight)
+
+
+def _value(mu: Any, trend: Any) -> Any:
+    return mu * jnp.sum(jnp.abs(jnp.diff(trend, axis=-1)))
