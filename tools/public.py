@@ -24,7 +24,10 @@ def modules(project: Project) -> list[str]:
 def public_names(project: Project, module_name: str) -> list[str]:
     """List functions and classes: those in `__all__` of a package's front; of numerics, what each module defines."""
     module = importlib.import_module(module_name)
-    if project.name == "numerics":
+    inner = module_name.removeprefix(project.module).count(".") > 1
+    if project.name == "numerics" and (inner or (hasattr(module, "__path__") and module_name != project.module)):
+        names = [] if inner else module.__all__  # a module of several files: its front counts
+    elif project.name == "numerics":
         names = [name for name in vars(module) if getattr(getattr(module, name), "__module__", None) == module_name]
     else:
         names = module.__all__ if module_name == project.module else []

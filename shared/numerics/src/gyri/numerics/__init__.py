@@ -2,13 +2,13 @@
 
 `validation` (checks of what users pass), `io` (pytrees on disk), `loops` (scanned loops, minibatch fitting), `linalg`
 (linear operators, conjugate gradients, implicit differentiation), `optim` (minimisers), `prox` (proximal operators),
-and `testing` (what a package's tests ask of its functions).
+`csc` (convolutional sparse coding), and `testing` (what a package's tests ask of its functions).
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import io, linalg, loops, optim, prox, validation
+from . import csc, io, linalg, loops, optim, prox, validation
 from ._version import __version__
 from .linalg import LinearOperator, as_operator
 from .prox import soft_threshold
@@ -20,6 +20,7 @@ __all__ = [
     "LinearOperator",
     "__version__",
     "as_operator",
+    "csc",
     "io",
     "linalg",
     "loops",
