@@ -249,8 +249,6 @@ def take_off(data: LearnData) -> tuple[Array, Array]:
     """Background of the data alone, as the two-step method takes it off, and its penalty."""
     weight = None if data.mask is None else data.mask.astype(data.signal.dtype)
     background = data.background.prox(data.signal, weight)
-    if data.mask is not None:
-        background = jnp.where(data.mask, background, 0)
     return background, data.background.value(background)
 
 

@@ -329,7 +329,9 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
         fixed, penalty = None, 0.0
         if background is not None and not self._is_joint():
             fixed, penalty = algorithms.take_off(data)
-            data = data._replace(signal=data.signal - fixed, background=None)
+            rest = data.signal - fixed
+            rest = rest if data.mask is None else jnp.where(data.mask, rest, 0)
+            data = data._replace(signal=rest, background=None)
         return Problem(data, scaling, unit, mu, fixed, float(penalty))
 
     def _report(self, problem: "Problem") -> Callable | None:
@@ -515,6 +517,203 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
     @classmethod
     def _kind(cls) -> str:
         return f"gyri.nystagmus.{cls.__name__}"
+
+
+class NystagmusCDL(ConvolutionalDictionaryLearning):
+    r"""Learn the waveforms of a nystagmus and the trend of the gaze under them.
+
+    Minimises :math:`\tfrac12 \|X - B - \sum_k z_k * D_k\|^2 + \lambda \sum z + \mu \sum_t |B_{t+1} - B_t|` over the trend B,
+    codes z >= 0 and atoms D of norm at most one. Every trial and channel has a trend of its own; it takes up the mean.
+
+    Parameters
+    ----------
+    n_atoms : int
+        Number of atoms.
+    atom_duration : float
+        Length of the atoms in seconds: a period and a half is good.
+    sfreq : float, optional
+        Sampling frequency in Hz; taken from MNE objects.
+    reg : float
+        Sparsity, see `lam_mode`.
+    trend_reg : "auto", float or None
+        Weight of the total variation: just enough to flatten the nystagmus out of the trend
+        (`gyri.nystagmus.trend.estimate_tv_threshold`), or what `trend_scale` says. None: the trend is the mean.
+    trend_scale : {"absolute", "max_diff", "max_diff_legacy", "lambda_max"}
+        What `trend_reg` multiplies, see `gyri.nystagmus.trend.trend_level`.
+    joint : bool
+        Learn trend and atoms together; otherwise the trend is taken off beforehand, and stays.
+    window : bool or array-like
+        As there; the default is the Tukey window.
+    normalize : {None, "l2"}
+        ``"l2"``: each trial is centred and divided by its norm first, and `reg` and `trend_reg` are in these units.
+    n_times_atom : int, optional
+        Length of the atoms in samples, instead of `atom_duration`.
+    lam_mode, rank1, positive, init, n_restarts, algorithm, max_iter, n_sweeps, tol, tol_final, eps
+        As for `ConvolutionalDictionaryLearning`.
+    batch_size, window_length, outliers, unbiased, sort_atoms, random_state, verbose, callback
+        As for `ConvolutionalDictionaryLearning`.
+
+    Attributes
+    ----------
+    trend_ : np.ndarray, shape (n_trials, n_channels, n_times)
+        In the data's unit; straight where masked.
+    detrended_ : np.ndarray, shape (n_trials, n_channels, n_times)
+        Recording less trend; NaN where masked.
+    trend_reg_ : float or None
+        The weight used.
+    atoms_, spatial_, temporal_, codes_, lam_, objective_, n_iter_, converged_, pattern_signal_, sfreq_, ch_names_
+        As for `ConvolutionalDictionaryLearning`.
+
+    Notes
+    -----
+    Lalanne, Rateaux, Oudre, Robert, Moreau (2020), Extraction of Nystagmus Patterns from Eye-Tracker Data with
+    Convolutional Sparse Coding, EMBC.
+
+    Examples
+    --------
+    >>> from gyri.nystagmus import simulate_nystagmus
+    >>> data = simulate_nystagmus(0, n_times=3000, sfreq=500.0, kind="jerk_sf_up", frequency=4.0, nystagmus_std=3.0)
+    >>> model = NystagmusCDL(atom_duration=0.37, sfreq=500.0, max_iter=20).fit(data.recording)
+    >>> model.trend_.shape, model.atoms_.shape, round(model.waveforms()[0]["frequency_hz"])
+    ((1, 1, 3000), (1, 1, 185), 4)
+    """
+
+    def __init__(
+        self,
+        n_atoms: int = 1,
+        atom_duration: float | int = 0.3,
+        *,
+        sfreq: float | int | None = None,
+        reg: float | int = 0.5,
+        trend_reg: Any = "auto",
+        trend_scale: str = "absolute",
+        joint: bool = True,
+        window: Any = True,
+        normalize: str | None = None,
+        n_times_atom: int | None = None,
+        lam_mode: str = "scaled",
+        rank1: bool = False,
+        positive: bool = True,
+        init: Any = "chunk",
+        n_restarts: int = 1,
+        algorithm: str = "batch",
+        max_iter: int = 100,
+        n_sweeps: int = 20,
+        tol: float | int = 1e-3,
+        tol_final: float | int = 1e-4,
+        eps: float | int | None = None,
+        batch_size: int = 8,
+        window_length: int | None = None,
+        outliers: str | None = None,
+        unbiased: bool = False,
+        sort_atoms: bool = True,
+        random_state: Any = 0,
+        verbose: bool = False,
+        callback: Callable | None = None,
+    ) -> None:
+        super().__init__(
+            n_atoms,
+            n_times_atom,
+            reg=reg,
+            lam_mode=lam_mode,
+            rank1=rank1,
+            positive=positive,
+            window=window,
+            init=init,
+            n_restarts=n_restarts,
+            algorithm=algorithm,
+            max_iter=max_iter,
+            n_sweeps=n_sweeps,
+            tol=tol,
+            tol_final=tol_final,
+            eps=eps,
+            batch_size=batch_size,
+            window_length=window_length,
+            outliers=outliers,
+            unbiased=unbiased,
+            sort_atoms=sort_atoms,
+            random_state=random_state,
+            verbose=verbose,
+            callback=callback,
+        )
+        self.atom_duration = atom_duration
+        self.sfreq = sfreq
+        self.trend_reg = trend_reg
+        self.trend_scale = trend_scale
+        self.joint = joint
+        self.normalize = normalize
+
+    _has_trend = True
+
+    def _find_sfreq(self, recording: Recording) -> float | None:
+        sfreq = None if self.sfreq is None else check_scalar(self.sfreq, "sfreq", minimum=0, strict=True)
+        if sfreq is None and recording.sfreq is None:
+            raise ValueError("sfreq: expected the sampling frequency in Hz, since X is an array, got None")
+        if sfreq is not None and recording.sfreq is not None and not np.isclose(sfreq, recording.sfreq):
+            raise ValueError(f"sfreq: expected None or {recording.sfreq} Hz, as X has, got {sfreq}")
+        return recording.sfreq if sfreq is None else sfreq
+
+    def _atom_length(self, sfreq: float | None) -> int:
+        if self.n_times_atom is not None:
+            return super()._atom_length(sfreq)
+        duration = check_scalar(self.atom_duration, "atom_duration", minimum=0, strict=True)
+        length = round(duration * float(sfreq or 0))
+        if length < 2:
+            raise ValueError(f"atom_duration: expected at least two samples at {sfreq} Hz, got {duration} s")
+        return length
+
+    def _normalization(self) -> str | None:
+        return check_option(self.normalize, "normalize", (None, "l2"))
+
+    def _find_trend_level(self, recording: Recording, sfreq: float | None) -> float | None:
+        if self.trend_reg is None:
+            return None
+        data: Any = recording.data
+        if self._normalization() == "l2":
+            data = apply_scaling(recording, find_scaling(recording, centre=True, normalize="l2"))
+        return trend_level(data, self.trend_reg, self.trend_scale, sfreq=sfreq, mask=recording.mask)
+
+    def _is_joint(self) -> bool:
+        return bool(self.joint)
+
+    # --- use ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def decomposition_(self) -> Decomposition:
+        """The recording of the fit in parts."""
+        check_is_fitted(self)
+        return Decomposition(self.trend_, self.pattern_signal_, self.detrended_ - self.pattern_signal_, self.codes_)
+
+    def decompose(self, X: Any, mask: Any = None, *, picks: Any = None) -> Decomposition:
+        """Trend, patterns, residual and activations of recordings, at the atoms learned.
+
+        Parameters
+        ----------
+        X, mask, picks
+            As for `fit`.
+
+        Returns
+        -------
+        Decomposition
+            In the data's unit.
+        """
+        return self._solve(X, mask, picks)[1]
+
+    def trend(self, X: Any, mask: Any = None, *, picks: Any = None) -> Float[np.ndarray, "n_trials n_channels n_times"]:
+        """Trend of recordings, at the atoms learned; arguments as for `fit`."""
+        return self._solve(X, mask, picks)[1].trend
+
+    def detrend(self, X: Any, mask: Any = None, *, picks: Any = None) -> Float[np.ndarray, "n_trials n_channels n_times"]:
+        """Recordings less their trend, at the atoms learned, NaN where masked; arguments as for `fit`."""
+        recording, parts, _ = self._solve(X, mask, picks)
+        return recording.unmasked(recording.data - parts.trend)
+
+    def waveforms(self) -> list[dict[str, float]]:
+        """Amplitude, frequency, slow-phase velocity, jerkiness and foveation of each atom; keys as of `Waveform`."""
+        check_is_fitted(self)
+        return [
+            measure_waveform(atom, self.codes_[:, k], self.sfreq_)._asdict() for k, atom in enumerate(self.atoms_)
+        ]
 
 
 class Problem(NamedTuple):
