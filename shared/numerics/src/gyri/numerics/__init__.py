@@ -2,16 +2,17 @@
 
 `validation` (checks of what users pass), `io` (pytrees on disk), `loops` (scanned loops, minibatch fitting), `linalg`
 (linear operators, conjugate gradients, implicit differentiation), `optim` (minimisers), `prox` (proximal operators),
-`csc` (convolutional sparse coding), and `testing` (what a package's tests ask of its functions).
+`csc` (convolutional sparse coding), `host` (compiled sequential code on a CPU), and `testing` (what a package's tests
+ask of its functions).
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import csc, io, linalg, loops, optim, prox, validation
+from . import csc, host, io, linalg, loops, optim, prox, validation
 from ._version import __version__
 from .linalg import LinearOperator, as_operator
-from .prox import soft_threshold
+from .prox import prox_tv1d, soft_threshold
 
 if TYPE_CHECKING:
     from . import testing
@@ -21,11 +22,13 @@ __all__ = [
     "__version__",
     "as_operator",
     "csc",
+    "host",
     "io",
     "linalg",
     "loops",
     "optim",
     "prox",
+    "prox_tv1d",
     "soft_threshold",
     "testing",
     "validation",
