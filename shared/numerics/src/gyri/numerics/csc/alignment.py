@@ -1,7 +1,5 @@
 """Comparison of two dictionaries, blind to the order, shift and sign of their atoms."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np

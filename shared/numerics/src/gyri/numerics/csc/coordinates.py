@@ -76,7 +76,7 @@ def half_sweep(
 
     An exact joint minimisation over the coordinates chosen, since no two of them interact.
     """
-    n_trials, n_pairs, n, n_atoms = z.shape
+    n, n_atoms = z.shape[2:]
     place, delta, hot = best_moves(z, beta, allowed, lam, inverse, positive)
     z = jnp.where(hot, z + delta[..., None, None], z)
     start = jnp.stack([place % n_atoms, n - 1 - place // n_atoms], -1)
@@ -110,11 +110,11 @@ def coordinate_descent(
     lam: Array,
     allowed: Array,
     n_sweeps: ScalarLike,
-    stop: ScalarLike,
+    stop: Array,
     *,
     positive: bool,
 ) -> tuple[Array, Array]:
-    """Sweep until all moves, times the squared norm of their atoms, are at most `stop` times their atom's level.
+    """Sweep until the largest move is small, or `n_sweeps` times.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ def coordinate_descent(
     n_sweeps : int
         Most sweeps.
     stop : Array, shape (n_atoms,)
-        Size of a move times the squared norm of its atom that counts as none.
+        Size of a move, times the squared norm of its atom, that counts as none.
     positive : bool
         Non-negative codes.
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, ScalarLike
 from ..linalg import power_iteration
 from ..optim import fista_momentum
 from ..validation import check_array, check_positive_int, check_scalar
-from .operators import synthesis
+from .operators import Shaped, synthesis
 
 Step = Callable[[Array], Array]
 
@@ -180,7 +180,7 @@ def update(
 
 
 def rank1_from_full(
-    atoms: Float[Any, "n_atoms n_channels n_times_atom"],
+    atoms: Shaped,
 ) -> tuple[Float[Array, "n_atoms n_channels"], Float[Array, "n_atoms n_times_atom"]]:
     r"""Channels and time course of each atom's nearest atom of rank one, :math:`D_k \approx u_k v_k^\top`.
 
@@ -233,9 +233,9 @@ def check_window(window: Any, n_times_atom: int) -> Any:
 
 
 def update_atoms(
-    atoms: Float[Any, "n_atoms n_channels n_times_atom"],
-    C: Float[Any, "n_atoms n_atoms n_lags"],
-    E: Float[Any, "n_atoms n_channels n_times_atom"],
+    atoms: Shaped,
+    C: Shaped,
+    E: Shaped,
     *,
     rank1: bool = False,
     window: Any = None,

@@ -214,12 +214,8 @@ def init_atoms(
     key = as_key(key)
     check_option(method, "method", ("chunk", "random", "greedy", "kmeans"))
     n_atoms = check_positive_int(n_atoms, "n_atoms")
-    shaped = isinstance(n_times_atom, tuple)
-    kernel = (
-        tuple(check_positive_int(n, "n_times_atom") for n in n_times_atom)
-        if shaped
-        else (check_positive_int(n_times_atom, "n_times_atom"),)
-    )
+    sizes = n_times_atom if isinstance(n_times_atom, tuple) else (n_times_atom,)
+    kernel = tuple(check_positive_int(n, "n_times_atom") for n in sizes)
     mask = check_mask(mask, signal)
     if np.ndim(signal) != len(kernel) + 2:
         axes = ", ".join(["n_times"] * len(kernel))

@@ -266,8 +266,8 @@ def as_tree(background: Background | None) -> Background | None:
 
 
 def learn_atoms(
-    signal: Float[Any, "n_trials n_channels n_times"],
-    atoms: Float[Any, "n_atoms n_channels n_times_atom"],
+    signal: Shaped,
+    atoms: Shaped,
     lam: Shaped | ScalarLike,
     *,
     background: Background | None = None,

@@ -1,5 +1,6 @@
 """Convolution with a dictionary of atoms: synthesis, its adjoint, correlations, objective."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -81,7 +82,8 @@ def is_direct(method: str, atoms: Any, times: Sequence[int]) -> bool:
     if method != "auto":
         return method == "direct"
     n_atoms, n_channels = atoms.shape[:2]
-    return n_atoms * n_channels * np.prod(atoms.shape[2:]) <= 4 * (n_atoms + n_channels) * np.log2(np.prod(times) + 1)
+    cost = n_atoms * n_channels * math.prod(atoms.shape[2:])
+    return cost <= 4 * (n_atoms + n_channels) * math.log2(math.prod(times) + 1)
 
 
 def dimension_numbers(n_axes: int) -> jax.lax.ConvDimensionNumbers:
@@ -269,8 +271,8 @@ def statistics(codes: Array, signal: Array, n_times_atom: int) -> tuple[Array, A
 
 
 def code_statistics(
-    codes: Float[Any, "n_trials n_atoms n_positions"],
-    signal: Float[Any, "n_trials n_channels n_times"],
+    codes: Shaped,
+    signal: Shaped,
     n_times_atom: int,
 ) -> tuple[Float[Array, "n_atoms n_atoms n_lags"], Float[Array, "n_atoms n_channels {n_times_atom}"]]:
     r"""Correlations of codes with each other and with a signal: all that a dictionary step needs of the data.

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, ScalarLike
 
 from ..linalg import cg
 from ..optim import fista_momentum
-from ..validation import check_array, check_option, check_positive_int, check_scalar
+from ..validation import check_option, check_positive_int, check_scalar
 from .coordinates import coordinate_descent, shrink
 from .operators import (
     Shaped,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ScalarLike
+from jaxtyping import Array
 
 CHUNK = 64  # at most about so many codes may lie within one atom's length
 MAX_SUPPORT = 1024  # a trial
@@ -19,7 +19,7 @@ MAX_PIVOTS = 50
 class Support(NamedTuple):
     """Coordinates of one trial that may be non-zero, sorted in time, padded to a fixed number."""
 
-    index: Array  # into the codes as (n_positions, n_atoms), out of bounds where padded
+    place: Array  # into the codes as (n_positions, n_atoms), out of bounds where padded
     used: Array
     component: Array  # number of the group of codes that interact, directly or through others
     diagonal: Array  # (n_chunks, CHUNK, CHUNK)
@@ -38,12 +38,12 @@ def gather_support(chosen: Array, sign: Array, G: Array) -> Support:
     n = (G.shape[-1] + 1) // 2
     size = support_size(chosen.size)
     flat = chosen.T.reshape(-1)
-    (index,) = jnp.nonzero(flat, size=size, fill_value=flat.size)
+    (place,) = jnp.nonzero(flat, size=size, fill_value=flat.size)
     used = jnp.arange(size) < flat.sum()
-    atom, time = index % n_atoms, index // n_atoms
+    atom, time = place % n_atoms, place // n_atoms
     # Padding lies far behind the recording and meets nothing.
     time = jnp.where(used, time, n_positions + n * (1 + jnp.arange(size)))
-    signs = jnp.where(used, sign.T.reshape(-1).at[index].get(mode="fill", fill_value=1), 1)
+    signs = jnp.where(used, sign.T.reshape(-1).at[place].get(mode="fill", fill_value=1), 1)
     gap = jnp.diff(time) >= n
     component = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(gap, dtype=jnp.int32)])
     crowded = jnp.any(time[CHUNK + 1 :] - time[: -CHUNK - 1] < n) if size > CHUNK + 1 else jnp.zeros((), bool)
@@ -59,7 +59,7 @@ def gather_support(chosen: Array, sign: Array, G: Array) -> Support:
         return jnp.where(meets, values * row[2][:, :, None] * column[2][:, None, :], 0)
 
     fits = (flat.sum() <= size) & ~crowded
-    return Support(index, used, component, lookup(rows, rows), lookup(following, rows), fits)
+    return Support(place, used, component, lookup(rows, rows), lookup(following, rows), fits)
 
 
 def multiply(support: Support, y: Array) -> Array:
@@ -99,6 +99,8 @@ def solve_on(support: Support, free: Array, rhs: Array, ridge: Array) -> Array:
         return x, x
 
     zero = jnp.zeros(CHUNK, rhs.dtype)
+    factors: tuple
+    x: Array
     _, factors = jax.lax.scan(forward, (jnp.zeros_like(eye), zero), (diagonal, lower, rhs))
     _, x = jax.lax.scan(backward, zero, factors, reverse=True)
     return jnp.where(free, x, 0).reshape(-1)
@@ -139,7 +141,7 @@ def pivot(support: Support, start: Array, rhs: Array, ridge: Array, slack: Array
     return jax.lax.while_loop(lambda s: (s[0] < MAX_PIVOTS) & s[5], body, state)[2]
 
 
-def polish_trial(z: Array, beta: Array, lam: Array, chosen: Array, G: Array, slack: ScalarLike) -> tuple[Array, Array]:
+def polish_trial(z: Array, beta: Array, lam: Array, chosen: Array, G: Array, slack: Array) -> tuple[Array, Array]:
     """Minimise the objective of one trial exactly over the coordinates chosen, each keeping its sign.
 
     Parameters
@@ -167,15 +169,15 @@ def polish_trial(z: Array, beta: Array, lam: Array, chosen: Array, G: Array, sla
     support = gather_support(chosen, sign, G)
 
     def rows(x: Array) -> Array:
-        return jnp.where(support.used, x.T.reshape(-1).at[support.index].get(mode="fill", fill_value=0), 0)
+        return jnp.where(support.used, x.T.reshape(-1).at[support.place].get(mode="fill", fill_value=0), 0)
 
     shape = z.shape
     signs = rows(sign)
-    y = rows(z) * signs
+    y: Array = rows(z) * signs
     gradient = jnp.where(support.used, rows(beta) * signs - rows(jnp.broadcast_to(lam[:, None], shape)), 0)
     # The ridge makes near copies of a smooth atom solvable; as a proximal step from y it moves no solution.
-    eps = jnp.finfo(z.dtype).eps
-    ridge = 100 * eps * jnp.max(jnp.diagonal(G[..., (G.shape[-1] - 1) // 2]))
+    squared: Array = jnp.diagonal(G[..., (G.shape[-1] - 1) // 2])
+    ridge = 100 * jnp.finfo(z.dtype).eps * jnp.max(squared)
     rhs = gradient + multiply(support, y) + ridge * y
     solved = pivot(support, y > 0, rhs, ridge, rows(jnp.broadcast_to(slack[:, None], shape)))
     move = jnp.maximum(solved, 0) - y
@@ -186,7 +188,7 @@ def polish_trial(z: Array, beta: Array, lam: Array, chosen: Array, G: Array, sla
     good = support.fits & (slope > 0) & jnp.isfinite(slope) & jnp.isfinite(bend)
     flat = (
         z.T.reshape(-1)
-        .at[support.index]
+        .at[support.place]
         .set(jnp.where(step >= 1, jnp.maximum(solved, 0), y + step * move) * signs, mode="drop")
     )
     return jnp.where(good, flat.reshape(-1, n_atoms).T, z), support.fits
