@@ -255,7 +255,9 @@ def take_off(data: LearnData) -> tuple[Array, Array]:
 @jax.jit
 def variances(atoms: Array, codes: Array) -> Array:
     """Variance of each atom's part of the signal."""
-    return jax.lax.map(lambda pair: jnp.var(synthesis(pair[0][None], pair[1][:, None])), (atoms, jnp.swapaxes(codes, 0, 1)))
+    return jax.lax.map(
+        lambda pair: jnp.var(synthesis(pair[0][None], pair[1][:, None])), (atoms, jnp.swapaxes(codes, 0, 1))
+    )
 
 
 # --- one iteration ----------------------------------------------------------------------------------------------------
@@ -357,9 +359,7 @@ def encode(data: LearnData, atoms: Array, levels: Levels, plan: Plan) -> tuple[A
         codes, background = state
         beta = correlate(atoms, residual_at(data, atoms, codes, background))
         stop = 0.1 * levels.tol * data.lam
-        codes, _ = coordinate_descent(
-            codes, beta, G, data.lam, free, plan.n_sweeps, stop, positive=plan.positive
-        )
+        codes, _ = coordinate_descent(codes, beta, G, data.lam, free, plan.n_sweeps, stop, positive=plan.positive)
         return codes, background_step(data, atoms, codes)
 
     return jax.lax.fori_loop(0, ONLINE_ROUNDS, improve, (codes, background_step(data, atoms, codes)))
@@ -387,9 +387,7 @@ def make_step(plan: Plan) -> Callable:
             if plan.algorithm == "online":
                 return online_step(data, carry, levels, plan, keys)
             one = greedy_step if plan.algorithm == "greedy" else batch_step
-            return jax.lax.cond(
-                carry.state.converged, lambda c: c, lambda c: one(data, c, levels, plan), carry
-            )
+            return jax.lax.cond(carry.state.converged, lambda c: c, lambda c: one(data, c, levels, plan), carry)
 
         carry = over_starts(advance, carry)
         return carry, {"loss": carry.state.objective, "trace": carry.state.trace}

@@ -16,7 +16,7 @@ from gyri.numerics.io import load_pytree, save_pytree
 from gyri.numerics.validation import as_key, check_array, check_option, check_positive_int, check_scalar
 
 from . import algorithms, plot
-from .recordings import Recording, Scaling, apply_scaling, find_scaling, read_recording
+from .recordings import Recording, Scaling, apply_scaling, device_dtype, find_scaling, read_recording
 from .trend import fill_gaps, trend_level, tv_background
 from .waveform import measure_waveform
 
@@ -229,7 +229,9 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
         self._keep(recording, problem, learned)
         return self
 
-    def fit_transform(self, X: Any, mask: Any = None, *, picks: Any = None) -> Float[np.ndarray, "n_trials n_atoms n_valid"]:
+    def fit_transform(
+        self, X: Any, mask: Any = None, *, picks: Any = None
+    ) -> Float[np.ndarray, "n_trials n_atoms n_valid"]:
         """Learn from recordings and give their activations, as `fit` and then ``codes_``."""
         return self.fit(X, mask, picks=picks).codes_
 
@@ -305,7 +307,7 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
             return None
         shape = (plan.n_atoms, recording.data.shape[1], plan.n_times_atom)
         atoms = check_array(self.init, "init", shape=shape)
-        return jnp.asarray(atoms, jnp.result_type(recording.data.dtype))
+        return jnp.asarray(atoms, device_dtype(recording))
 
     def _make_window(self, length: int, dtype: Any) -> Any:
         if isinstance(self.window, (bool, np.bool_)):
@@ -402,7 +404,9 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
         parts = self._parts(recording, problem, np.asarray(state.codes), state.background)
         return recording, parts, problem.unit**2 * (float(state.objective) + problem.penalty)
 
-    def transform(self, X: Any, mask: Any = None, *, picks: Any = None) -> Float[np.ndarray, "n_trials n_atoms n_valid"]:
+    def transform(
+        self, X: Any, mask: Any = None, *, picks: Any = None
+    ) -> Float[np.ndarray, "n_trials n_atoms n_valid"]:
         """Activations of the atoms in recordings.
 
         Parameters
@@ -431,7 +435,9 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
             In the unit of the codes.
         """
         check_is_fitted(self)
-        return np.asarray(conv_synthesis(self.atoms_, check_array(codes, "codes", shape=(None, len(self.atoms_), None))))
+        return np.asarray(
+            conv_synthesis(self.atoms_, check_array(codes, "codes", shape=(None, len(self.atoms_), None)))
+        )
 
     def score(self, X: Any, mask: Any = None, *, picks: Any = None) -> float:
         """Minus the objective at the best activations, over the number of samples; larger is better."""
@@ -703,7 +709,9 @@ class NystagmusCDL(ConvolutionalDictionaryLearning):
         """Trend of recordings, at the atoms learned; arguments as for `fit`."""
         return self._solve(X, mask, picks)[1].trend
 
-    def detrend(self, X: Any, mask: Any = None, *, picks: Any = None) -> Float[np.ndarray, "n_trials n_channels n_times"]:
+    def detrend(
+        self, X: Any, mask: Any = None, *, picks: Any = None
+    ) -> Float[np.ndarray, "n_trials n_channels n_times"]:
         """Recordings less their trend, at the atoms learned, NaN where masked; arguments as for `fit`."""
         recording, parts, _ = self._solve(X, mask, picks)
         return recording.unmasked(recording.data - parts.trend)
@@ -711,9 +719,7 @@ class NystagmusCDL(ConvolutionalDictionaryLearning):
     def waveforms(self) -> list[dict[str, float]]:
         """Amplitude, frequency, slow-phase velocity, jerkiness and foveation of each atom; keys as of `Waveform`."""
         check_is_fitted(self)
-        return [
-            measure_waveform(atom, self.codes_[:, k], self.sfreq_)._asdict() for k, atom in enumerate(self.atoms_)
-        ]
+        return [measure_waveform(atom, self.codes_[:, k], self.sfreq_)._asdict() for k, atom in enumerate(self.atoms_)]
 
 
 class Problem(NamedTuple):

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
@@ -137,6 +138,17 @@ def find_scaling(recording: Recording, *, centre: bool, normalize: str | None) -
     return Scaling(mean if centre else np.zeros_like(mean), scale)
 
 
+def device_dtype(recording: Recording) -> Any:
+    """Precision in which JAX works on a recording.
+
+    Examples
+    --------
+    >>> device_dtype(read_recording(np.zeros(3)))  # without jax_enable_x64
+    dtype('float32')
+    """
+    return jax.dtypes.canonicalize_dtype(recording.data.dtype)
+
+
 def apply_scaling(recording: Recording, scaling: Scaling) -> Any:
     """Data as the algorithms take them, in JAX's precision; masked samples stay zero.
 
@@ -151,4 +163,4 @@ def apply_scaling(recording: Recording, scaling: Scaling) -> Any:
     if recording.mask is not None:
         scaled = np.where(recording.mask, scaled, 0)
     # Centred and divided in double precision, then rounded: the offset costs no digits.
-    return jnp.asarray(scaled.astype(jnp.result_type(recording.data.dtype)))
+    return jnp.asarray(scaled, device_dtype(recording))

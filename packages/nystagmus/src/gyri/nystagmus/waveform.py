@@ -20,7 +20,7 @@ class Waveform(NamedTuple):
     amplitude_deg : float
         Peak to peak.
     frequency_hz : float
-        Inverse of the median interval between strong activations.
+        Inverse of the median interval between strong activations (those over 20 % of the largest).
     slow_phase_velocity : float
         Median speed in the slower of the two directions, degrees a second.
     jerkiness : float
@@ -76,9 +76,14 @@ def measure_waveform(atom: Any, codes: Any, sfreq: float | int) -> Waveform:
     atom = np.asarray(check_array(atom, "atom", ndim=2), np.float64)
     codes = np.asarray(check_array(codes, "codes", ndim=2), np.float64)
     sfreq = check_scalar(sfreq, "sfreq", minimum=0, strict=True)
+    from scipy.ndimage import maximum_filter1d
+
     direction = np.linalg.svd(atom, full_matrices=False)[0][:, 0]
     wave = direction @ atom if len(atom) > 1 else atom[0]
-    strong = np.abs(codes) > _STRONG * np.abs(codes).max()
+    size = np.abs(codes)
+    # A smooth atom may be split into neighbours: only the largest within a third of its length counts.
+    largest = maximum_filter1d(size, 2 * (atom.shape[1] // 3) + 1, axis=-1)
+    strong = (size > _STRONG * size.max()) & (size == largest)
     if not strong.any():
         return Waveform(*[float("nan")] * 5)
     wave = wave * np.median(codes[strong])
