@@ -1,11 +1,14 @@
 """What the cross tests lower for CPU, CUDA and TPU: each public function with arguments, or why not."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
-from gyri.numerics import linalg, optim, prox, validation
+from gyri.numerics import csc, linalg, optim, prox, validation
 
 VECTOR, MATRIX = jnp.ones(4), jnp.eye(4) + 0.5
+ATOMS, SIGNAL, CODES = jnp.ones((2, 3, 4)), jnp.ones((1, 3, 20)), jnp.ones((1, 2, 17))
 
 
 def energy(x, scale=1.0):
@@ -58,6 +61,33 @@ LOWERED = {
     "gyri.numerics.optim.backtracking_descent": lambda: (backtracking_descent, (VECTOR,)),
     "gyri.numerics.optim.armijo_step": lambda: (armijo_step, (VECTOR,)),
     "gyri.numerics.optim.damped_newton": lambda: (damped_newton, (VECTOR,)),
+    "gyri.numerics.csc.conv_synthesis": lambda: (csc.conv_synthesis, (ATOMS, CODES)),
+    "gyri.numerics.csc.conv_synthesis[fft]": lambda: (partial(csc.conv_synthesis, method="fft"), (ATOMS, CODES)),
+    "gyri.numerics.csc.conv_correlate": lambda: (csc.conv_correlate, (ATOMS, SIGNAL)),
+    "gyri.numerics.csc.atom_gram": lambda: (csc.atom_gram, (ATOMS,)),
+    "gyri.numerics.csc.code_statistics": lambda: (partial(csc.code_statistics, n_times_atom=4), (CODES, SIGNAL)),
+    "gyri.numerics.csc.csc_lambda_max": lambda: (csc.csc_lambda_max, (ATOMS, SIGNAL)),
+    "gyri.numerics.csc.csc_objective": lambda: (csc.csc_objective, (SIGNAL, ATOMS, CODES, 0.1)),
+    "gyri.numerics.csc.csc_solve": lambda: (csc.csc_solve, (SIGNAL, ATOMS, 0.1)),
+    "gyri.numerics.csc.csc_solve[fista]": lambda: (partial(csc.csc_solve, solver="fista"), (SIGNAL, ATOMS, 0.1)),
+    "gyri.numerics.csc.csc_solve[gradient]": lambda: (
+        jax.grad(lambda lam: csc.csc_solve(SIGNAL, ATOMS, lam).codes.sum()),
+        (0.1,),
+    ),
+    **{
+        f"gyri.numerics.csc.init_atoms[{method}]": lambda method=method: (
+            lambda key, x: csc.init_atoms(key, x, 2, 4, method=method),
+            (jax.random.key(0), SIGNAL),
+        )
+        for method in ("chunk", "random", "greedy", "kmeans")
+    },
+    "gyri.numerics.csc.update_atoms": lambda: (csc.update_atoms, (ATOMS, jnp.ones((2, 2, 7)), ATOMS)),
+    "gyri.numerics.csc.update_atoms[rank1]": lambda: (
+        partial(csc.update_atoms, rank1=True),
+        (ATOMS, jnp.ones((2, 2, 7)), ATOMS),
+    ),
+    "gyri.numerics.csc.learn_atoms": lambda: (csc.learn_atoms, (SIGNAL, ATOMS, 0.1)),
+    "gyri.numerics.csc.rank1_from_full": lambda: (csc.rank1_from_full, (ATOMS,)),
     "gyri.numerics.prox.soft_threshold": lambda: (prox.soft_threshold, (VECTOR, 0.5)),
     "gyri.numerics.validation.check_array": lambda: (lambda x: validation.check_array(x, "x", ndim=1), (VECTOR,)),
     "gyri.numerics.validation.as_key": lambda: (validation.as_key, (jax.random.key(0),)),
@@ -65,6 +95,7 @@ LOWERED = {
 
 # Name of the public function: why it never runs inside jit.
 HOST_SIDE = {
+    "gyri.numerics.csc.align_atoms": "assigns atoms on the host, by SciPy",
     "gyri.numerics.io.save_pytree": "writes a file",
     "gyri.numerics.io.load_pytree": "reads a file",
     "gyri.numerics.loops.progress_bar": "writes to the terminal",

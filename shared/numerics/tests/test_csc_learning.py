@@ -136,8 +136,6 @@ def test_large_dictionaries_multiply_by_transforms(x64, monkeypatch):
     np.testing.assert_allclose(by_matrix, by_transform, atol=1e-3)
     from gyri.numerics.csc.dictionary import statistics_product
 
-    expected = np.einsum("kltts->klt", np.zeros((1, 1, 1, 1, 1)))[..., :0]
-    assert expected.size == 0
     product = statistics_product(C)(jnp.asarray(atoms))
     brute = np.zeros_like(atoms)
     for t in range(7):
@@ -178,8 +176,9 @@ def test_the_objective_never_rises_and_is_that_of_the_result(dtype, options):
         signal = signal + 2 * np.sin(np.arange(300) / 60)
         options["background"] = smoothness(300, 100.0)
     signal = signal.astype(dtype)
-    atoms = csc.init_atoms(3, signal, 2, 16, rank1="rank1" in options, window=options.get("window"))
-    lam = 0.1 * float(csc.csc_lambda_max(atoms, signal))
+    fast = signal if "background" not in options else signal - np.asarray(options["background"].prox(signal, None))
+    atoms = csc.init_atoms(3, fast, 2, 16, rank1="rank1" in options, window=options.get("window"))
+    lam = 0.1 * float(csc.csc_lambda_max(atoms, fast))
     result = csc.learn_atoms(signal, atoms, lam, max_iter=8, **options)
     values = evaluations(result)
     assert (np.diff(values) <= (1e-9 if dtype == np.float64 else 1e-6) * values[1:]).all()
@@ -256,15 +255,14 @@ def test_a_level_that_leaves_no_codes_leaves_the_atoms(dtype, rank1):
 
 
 @pytest.mark.parametrize("level", [0.0, 3.0])
-def test_constant_signals_give_no_nan(dtype, level):
-    signal = jnp.full((1, 2, 100), level, dtype)
+def test_constant_signals_give_no_nan(level):
+    signal = jnp.full((1, 2, 100), level)
     for method in ("chunk", "random", "greedy", "kmeans"):
-        for rank1 in (False, True):
-            atoms = csc.init_atoms(0, signal, 3, 8, method=method, rank1=rank1)
-            np.testing.assert_allclose(norms(atoms), 1, rtol=1e-5)
-            result = csc.learn_atoms(signal, atoms, 0.1 + 100 * level, rank1=rank1, max_iter=3)
-            assert not result.codes.any()
-            assert all(jnp.isfinite(x).all() for x in (result.atoms, result.codes, evaluations(result)))
+        atoms = csc.init_atoms(0, signal, 2, 16, method=method, rank1=method == "greedy")
+        np.testing.assert_allclose(norms(atoms), 1, rtol=1e-5)
+        result = csc.learn_atoms(signal, atoms, 0.1 + 100 * level, max_iter=3)
+        assert not result.codes.any()
+        assert all(jnp.isfinite(x).all() for x in (result.atoms, result.codes, evaluations(result)))
 
 
 def test_an_unused_atom_is_revived():

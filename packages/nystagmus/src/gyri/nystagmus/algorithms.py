@@ -255,9 +255,8 @@ def take_off(data: LearnData) -> tuple[Array, Array]:
 @jax.jit
 def variances(atoms: Array, codes: Array) -> Array:
     """Variance of each atom's part of the signal."""
-    return jax.lax.map(
-        lambda pair: jnp.var(synthesis(pair[0][None], pair[1][:, None])), (atoms, jnp.swapaxes(codes, 0, 1))
-    )
+    one = lambda pair: jnp.var(synthesis(pair[0][None], pair[1][:, None]))
+    return jax.lax.map(one, (atoms, jnp.swapaxes(codes, 0, 1)))
 
 
 # --- one iteration ----------------------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ from .recordings import Recording, Scaling, apply_scaling, device_dtype, find_sc
 from .trend import fill_gaps, trend_level, tv_background
 from .waveform import measure_waveform
 
+Codes = Float[np.ndarray, "n_trials n_atoms n_valid"]
+Signals = Float[np.ndarray, "n_trials n_channels n_times"]
 _INITS = ("chunk", "random", "greedy", "kmeans")
 _TUKEY = 0.5
 _WINDOW_END = 1e-9  # of the window: atoms end there, and still can be divided by it
@@ -47,7 +49,8 @@ class Decomposition(NamedTuple):
 class ConvolutionalDictionaryLearning(BaseEstimator):
     r"""Learn a few short waveforms and the sparse times at which they occur.
 
-    Minimises :math:`\tfrac12 \|X - \sum_k z_k * D_k\|^2 + \lambda \|z\|_1` over codes z and atoms D of norm at most one.
+    Minimises :math:`\tfrac12 \|X - \sum_k z_k * D_k\|^2 + \lambda \|z\|_1` over codes z and atoms D of norm at most
+    one.
 
     Parameters
     ----------
@@ -73,8 +76,8 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
     n_restarts : int
         Number of starts, of which the one with the lowest objective is kept.
     algorithm : {"batch", "online", "greedy"}
-        All data in each iteration; some windows of it, for recordings that are long; or all data with atoms added one by
-        one.
+        All data in each iteration; some windows of it, for recordings that are long; or all data, with atoms added one
+        by one.
     max_iter : int
         Largest number of iterations.
     n_sweeps : int
@@ -193,8 +196,9 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
 
         Parameters
         ----------
-        X : array-like, shape (n_times,), (n_channels, n_times) or (n_trials, n_channels, n_times), or mne.io.Raw, mne.Epochs
-            Recordings. Of MNE objects, NaN and what is annotated as bad are masked.
+        X : array-like, or mne.io.Raw, mne.Epochs
+            Recordings, shape (n_times,), (n_channels, n_times) or (n_trials, n_channels, n_times). Of MNE objects, NaN
+            and what is annotated as bad are masked.
         mask : array-like of bool, optional
             Broadcast to `X`; True where a sample is valid. Nothing that stands elsewhere has an influence.
         picks : str, list or None
@@ -229,9 +233,7 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
         self._keep(recording, problem, learned)
         return self
 
-    def fit_transform(
-        self, X: Any, mask: Any = None, *, picks: Any = None
-    ) -> Float[np.ndarray, "n_trials n_atoms n_valid"]:
+    def fit_transform(self, X: Any, mask: Any = None, *, picks: Any = None) -> Codes:
         """Learn from recordings and give their activations, as `fit` and then ``codes_``."""
         return self.fit(X, mask, picks=picks).codes_
 
@@ -404,9 +406,7 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
         parts = self._parts(recording, problem, np.asarray(state.codes), state.background)
         return recording, parts, problem.unit**2 * (float(state.objective) + problem.penalty)
 
-    def transform(
-        self, X: Any, mask: Any = None, *, picks: Any = None
-    ) -> Float[np.ndarray, "n_trials n_atoms n_valid"]:
+    def transform(self, X: Any, mask: Any = None, *, picks: Any = None) -> Codes:
         """Activations of the atoms in recordings.
 
         Parameters
@@ -421,7 +421,7 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
         """
         return self._solve(X, mask, picks)[1].codes
 
-    def inverse_transform(self, codes: Any) -> Float[np.ndarray, "n_trials n_channels n_times"]:
+    def inverse_transform(self, codes: Any) -> Signals:
         """Sum of the atoms at their activations.
 
         Parameters
@@ -455,8 +455,8 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
         Returns
         -------
         list of structured np.ndarray
-            One a trial, with the fields "time_s" ("sample", where the sampling frequency is not known) of the atom's first
-            sample, "atom" and "amplitude".
+            One a trial, with the fields "time_s" ("sample", where the sampling frequency is not known) of the atom's
+            first sample, "atom" and "amplitude".
         """
         check_is_fitted(self)
         threshold = check_scalar(threshold, "threshold", minimum=0)
@@ -528,8 +528,8 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
 class NystagmusCDL(ConvolutionalDictionaryLearning):
     r"""Learn the waveforms of a nystagmus and the trend of the gaze under them.
 
-    Minimises :math:`\tfrac12 \|X - B - \sum_k z_k * D_k\|^2 + \lambda \sum z + \mu \sum_t |B_{t+1} - B_t|` over the trend B,
-    codes z >= 0 and atoms D of norm at most one. Every trial and channel has a trend of its own; it takes up the mean.
+    Minimises :math:`\tfrac12 \|X - B - \sum_k z_k * D_k\|^2 + \lambda \sum z + \mu \sum_t |B_{t+1} - B_t|` over the
+    trend B, codes z >= 0 and atoms D of norm at most one. Every trial and channel has a trend of its own; it takes up the mean.
 
     Parameters
     ----------
@@ -705,13 +705,11 @@ class NystagmusCDL(ConvolutionalDictionaryLearning):
         """
         return self._solve(X, mask, picks)[1]
 
-    def trend(self, X: Any, mask: Any = None, *, picks: Any = None) -> Float[np.ndarray, "n_trials n_channels n_times"]:
+    def trend(self, X: Any, mask: Any = None, *, picks: Any = None) -> Signals:
         """Trend of recordings, at the atoms learned; arguments as for `fit`."""
         return self._solve(X, mask, picks)[1].trend
 
-    def detrend(
-        self, X: Any, mask: Any = None, *, picks: Any = None
-    ) -> Float[np.ndarray, "n_trials n_channels n_times"]:
+    def detrend(self, X: Any, mask: Any = None, *, picks: Any = None) -> Signals:
         """Recordings less their trend, at the atoms learned, NaN where masked; arguments as for `fit`."""
         recording, parts, _ = self._solve(X, mask, picks)
         return recording.unmasked(recording.data - parts.trend)

@@ -58,8 +58,8 @@ def read_recording(X: Any, mask: Any = None, picks: Any = None) -> Recording:
 
     Parameters
     ----------
-    X : array-like, shape (n_times,), (n_channels, n_times) or (n_trials, n_channels, n_times), or mne.io.Raw, mne.Epochs
-        Recordings.
+    X : array-like, or mne.io.Raw, mne.Epochs
+        Recordings, shape (n_times,), (n_channels, n_times) or (n_trials, n_channels, n_times).
     mask : array-like of bool, optional
         Broadcast to `X`; True where valid. With it, NaN is allowed where it is False.
     picks : str, list or None
@@ -73,7 +73,7 @@ def read_recording(X: Any, mask: Any = None, picks: Any = None) -> Recording:
     Raises
     ------
     ValueError
-        If `X` is empty, complex, not finite in valid samples, or has the wrong number of axes, or the mask does not fit.
+        If `X` is empty, complex, not finite in valid samples or has the wrong number of axes, or the mask does not fit.
 
     Examples
     --------

@@ -2,8 +2,8 @@
 
 `validation` (checks of what users pass), `io` (pytrees on disk), `loops` (scanned loops, minibatch fitting), `linalg`
 (linear operators, conjugate gradients, implicit differentiation), `optim` (minimisers), `prox` (proximal operators),
-`csc` (convolutional sparse coding), `host` (compiled sequential code on a CPU), and `testing` (what a package's tests
-ask of its functions).
+`csc` (convolutional sparse coding and dictionary learning), `host` (compiled sequential code on a CPU), and `testing`
+(what a package's tests ask of its functions).
 """
 
 from importlib import import_module

@@ -37,7 +37,7 @@ def project_ball(x: Array, metric: Array | None) -> Array:
         return x / jnp.maximum(size, 1)
     axes = tuple(range(1, x.ndim))
 
-    def secular(_: int, m: Array) -> Array:
+    def secular(_: Array, m: Array) -> Array:
         shrunk = x / (1 + m * metric)
         square = jnp.sum(jnp.square(shrunk), axes, keepdims=True)
         slope = jnp.sum(jnp.square(shrunk) * metric / (1 + m * metric), axes, keepdims=True)
@@ -301,4 +301,5 @@ def confine(atoms: Array, *, rank1: bool) -> Array:
     if rank1:
         u, v = leading_pair(atoms)
         atoms = u[:, :, None] * v[:, None, :]
-    return atoms / jnp.maximum(norms(atoms), 1)
+    size = norms(atoms)
+    return jnp.where(size > 1 + 8 * jnp.finfo(atoms.dtype).eps, atoms / size, atoms)  # as they are but for rounding
