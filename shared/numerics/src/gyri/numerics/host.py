@@ -15,6 +15,7 @@ XLA gives a handler the address of one C struct (`XLA_FFI_CallFrame` in jaxlib's
 
 import ctypes
 import functools
+import inspect
 import os
 import struct
 import sys
@@ -60,6 +61,30 @@ def available() -> bool:
         return False
 
 
+def njit(function: Callable) -> Any:
+    """Compile a kernel, or a function that one calls, with `numba.njit` and numba's cache on disk.
+
+    Parameters
+    ----------
+    function : callable
+        As numba takes it. What a run-time type checker has put around it is taken off: numba compiles source.
+
+    Returns
+    -------
+    callable
+        The compiled function, for :func:`host_call`.
+
+    Examples
+    --------
+    >>> from gyri.numerics import host
+    >>> if host.available():
+    ...     kernel = host.njit(lambda x, out: None)
+    """
+    import numba
+
+    return numba.njit(cache=True)(inspect.unwrap(function))
+
+
 def n_threads() -> int:
     """Number of threads that a call may use: the CPUs this process may run on.
 
@@ -88,7 +113,7 @@ def host_call(
     name : str
         Name of the kernel, unique in the process.
     kernel : callable
-        A function compiled by `numba.njit`, ``kernel(*inputs, *outputs)``, on C-contiguous arrays that all have one
+        A function compiled by :func:`njit`, ``kernel(*inputs, *outputs)``, on C-contiguous arrays that all have one
         leading batch axis; it fills the outputs for every item of the batch and returns nothing. An input whose batch
         axis is 1 belongs to all items. It must not raise, write to inputs, keep a reference, or use global state: it
         runs without the GIL, from several threads at once, on parts of the batch.
@@ -122,9 +147,8 @@ def host_call(
     ...             best = max(best, x[i, t])
     ...             out[i, t] = best
     >>> if host.available():
-    ...     import numba
     ...     x = jnp.array([[1.0, 3.0, 2.0]])
-    ...     kernel = numba.njit(running_maximum)
+    ...     kernel = host.njit(running_maximum)
     ...     y = host.host_call("doc_running_maximum", kernel, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
     """
     if not available():
@@ -211,9 +235,9 @@ def _compile(kernel: Callable, signature: Sequence[tuple[str, int]], n_inputs: i
     scope: dict[str, Any] = {"words": words, "pointer": pointer, "carray": numba.carray, "kernel": kernel}
     scope |= {f"{dtype}_": np.dtype(dtype) for dtype in _DTYPES}
     exec(source, scope)  # numba types each array from its place in the source: a loop over arrays would have one type
-    work = numba.njit("void(int64, int64, int64)")(scope["work"])
+    work = _compile_typed("void(int64, int64, int64)")(scope["work"])
 
-    @numba.cfunc("int64(int64)")
+    @_cfunc
     def part(block_address):  # type: ignore[no-untyped-def]
         block = words(block_address, 3)
         work(block[0], block[1], block[2])
@@ -222,7 +246,7 @@ def _compile(kernel: Callable, signature: Sequence[tuple[str, int]], n_inputs: i
     run = _make_run(work, part.address)
     first_rank = signature[n_inputs][1]
 
-    @numba.cfunc("int64(int64)")
+    @_cfunc
     def handler(frame_address):  # type: ignore[no-untyped-def]
         frame = words(frame_address, 15)
         if frame[1] != 0:
@@ -239,13 +263,27 @@ def _compile(kernel: Callable, signature: Sequence[tuple[str, int]], n_inputs: i
             n_entries *= dims[i]
             if i <= first[4] - first_rank:
                 n_items *= dims[i]
-        if n_entries > 0:
+        if n_items > 0:
             setting = words(words(inputs[n_inputs], 6)[3], 1)[0]
             threads, grain = setting & 0xFFFFFFFF, setting >> 32
             run(frame_address, n_items, min(threads, n_items, n_entries // max(grain, 1)))
         return 0
 
     return handler, (handler, part, work, kernel)
+
+
+def _compile_typed(signature: Any) -> Callable:
+    """Numba's `njit` for one signature: without it each literal integer would compile its function anew."""
+    import numba
+
+    return lambda function: numba.njit(signature)(inspect.unwrap(function))
+
+
+def _cfunc(function: Callable) -> Any:
+    """C function of an address, what XLA and POSIX threads call."""
+    import numba
+
+    return numba.cfunc("int64(int64)")(inspect.unwrap(function))
 
 
 @functools.cache
@@ -256,32 +294,30 @@ def _reader() -> tuple[Any, Any]:
     from numba.core import cgutils
     from numba.extending import intrinsic
 
-    @intrinsic
     def pointer(typingctx: Any, address: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             return builder.inttoptr(args[0], cgutils.voidptr_t)
 
         return types.voidptr(address), codegen
 
-    # Explicit types here and below: else each literal integer would compile its function anew.
-    @numba.njit(types.Array(types.int64, 1, "C")(types.int64, types.int64))
-    def words(address, n):  # type: ignore[no-untyped-def]
-        return numba.carray(pointer(address), (n,), np.int64)
+    make_pointer: Any = intrinsic(inspect.unwrap(pointer))
 
-    return pointer, words
+    @_compile_typed(types.Array(types.int64, 1, "C")(types.int64, types.int64))
+    def words(address, n):  # type: ignore[no-untyped-def]
+        return numba.carray(make_pointer(address), (n,), np.int64)
+
+    return make_pointer, words
 
 
 def _make_run(work: Any, part_address: int) -> Any:
     """Numba function that does items 0 to n of a frame in parts, one a thread."""
-    import numba
-
     # Plain POSIX threads, made and joined in the call: numba's own pools abort when two calls run at once, and do not
     # survive a fork.
     library = ctypes.CDLL(None) if os.name == "posix" else None
     create, join = getattr(library, "pthread_create", None), getattr(library, "pthread_join", None)
     if create is None or join is None:
 
-        @numba.njit("void(int64, int64, int64)")
+        @_compile_typed("void(int64, int64, int64)")
         def run_alone(frame_address, n_items, n_parts):  # type: ignore[no-untyped-def]
             work(frame_address, 0, n_items)
 
@@ -289,7 +325,7 @@ def _make_run(work: Any, part_address: int) -> Any:
     create.argtypes, create.restype = [ctypes.c_ssize_t] * 4, ctypes.c_int
     join.argtypes, join.restype = [ctypes.c_ssize_t] * 2, ctypes.c_int
 
-    @numba.njit("void(int64, int64, int64)")
+    @_compile_typed("void(int64, int64, int64)")
     def run(frame_address, n_items, n_parts):  # type: ignore[no-untyped-def]
         if n_parts <= 1:
             work(frame_address, 0, n_items)
@@ -318,11 +354,9 @@ def _make_run(work: Any, part_address: int) -> Any:
 
 def _trial() -> bool:
     """Whether a handler that doubles 64-bit integers, written by hand so that it compiles quickly, does so in XLA."""
-    import numba
-
     _, words = _reader()
 
-    @numba.cfunc("int64(int64)")
+    @_cfunc
     def double(frame_address):  # type: ignore[no-untyped-def]
         frame = words(frame_address, 15)
         if frame[1] != 0:

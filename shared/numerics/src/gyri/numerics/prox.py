@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, ScalarLike
+from jaxtyping import Array, Float, Int, Real, ScalarLike, Shaped
 
 from . import host, tv_rounds
 from .validation import check_array, check_finite, check_option
@@ -51,10 +51,10 @@ def soft_threshold(
 
 
 def prox_tv1d(
-    x: Float[Any, "..."],
-    lam: Float[Any, "..."] | ScalarLike,
+    x: Real[Any, "..."],
+    lam: Real[Any, "..."] | ScalarLike,
     *,
-    sample_weight: Any = None,
+    sample_weight: Shaped[Any, "..."] | None = None,
     axis: int = -1,
     method: str = "auto",
 ) -> Float[Array, "..."]:
@@ -171,8 +171,8 @@ def _prox_last(
 
 
 def _close_gaps(
-    lam: Float[Array, " n-1"], weight: Float[Array, " n"]
-) -> tuple[Float[Array, " n-1"], Int[Array, " n"], Float[Array, " n"]]:
+    lam: Float[Array, " edges"], weight: Float[Array, " n"]
+) -> tuple[Float[Array, " edges"], Int[Array, " n"], Float[Array, " n"]]:
     """Glue missing samples to the one before; how to interpolate them afterwards.
 
     Returns
@@ -236,7 +236,7 @@ def _is_zero(tangent: Any) -> bool:
     return tangent is None or isinstance(tangent, jax.custom_derivatives.SymbolicZero)
 
 
-def _piece_mean(total: Float[Array, "B n"], weight: Array | None, jump: Float[Array, "B n-1"]) -> Float[Array, "B n"]:
+def _piece_mean(total: Float[Array, "B n"], weight: Array | None, jump: Float[Array, "B edges"]) -> Float[Array, "B n"]:
     """Sum over the pieces that jumps cut, divided by their weight."""
     n_rows, n = total.shape
     piece = jnp.cumsum(jnp.pad(jump != 0, ((0, 0), (1, 0))), 1, dtype=jnp.int32)

@@ -5,15 +5,18 @@ contradiction the piece ends. On most signals that takes two to three looks at a
 with the length of a piece: after `_PATIENCE` looks a sample, a message-passing solver of linear cost takes over.
 """
 
-import numba
+import inspect
+
 import numpy as np
 from numba import types
 from numba.extending import overload
 
+from .host import njit
+
 _PATIENCE = 8
 
 
-@numba.njit(cache=True)
+@njit
 def tv_kernel(x, lam, weight, out):  # type: ignore[no-untyped-def]
     """Prox of every row of x (B, n) into out (B, n); lam (1 or B, 1 or n - 1); weight (1 or B, n), or (1, 1) for none.
 
@@ -37,20 +40,22 @@ def _at(values, t):  # type: ignore[no-untyped-def]
     raise NotImplementedError
 
 
-@overload(_at)
 def _compile_at(values, t):  # type: ignore[no-untyped-def]
     if isinstance(values, types.NoneType):
         return lambda values, t: 1.0
     return (lambda values, t: values) if isinstance(values, types.Float) else (lambda values, t: values[t])
 
 
-@numba.njit(cache=True)
+overload(_at)(inspect.unwrap(_compile_at))
+
+
+@njit
 def _prox(x, lam, weight, out, buffer):  # type: ignore[no-untyped-def]
     if not _by_levels(x, lam, weight, out):
         _by_messages(x, lam, weight, out, buffer)
 
 
-@numba.njit(cache=True)
+@njit
 def _prox_general(x, lam, weight, out, buffer):  # type: ignore[no-untyped-def]
     """Solve the chain of samples with weight, joined by the smallest lam between them; then spread its values."""
     n, m, smallest = x.size, 0, np.inf
@@ -74,7 +79,7 @@ def _prox_general(x, lam, weight, out, buffer):  # type: ignore[no-untyped-def]
         out[t] = values[max(k, 0)]
 
 
-@numba.njit(cache=True)
+@njit
 def _by_levels(x, lam, weight, out):  # type: ignore[no-untyped-def]
     """Condat (2013), with weights and a lam an edge; False where it takes too long.
 
@@ -122,7 +127,7 @@ def _by_levels(x, lam, weight, out):  # type: ignore[no-untyped-def]
     return True
 
 
-@numba.njit(cache=True)
+@njit
 def _by_messages(x, lam, weight, out, buffer):  # type: ignore[no-untyped-def]
     """Johnson (2013), with weights and a lam an edge: dynamic programming on the derivative of the message.
 
@@ -153,7 +158,7 @@ def _by_messages(x, lam, weight, out, buffer):  # type: ignore[no-untyped-def]
     _walk_back(x, lam, weight, out, lows, highs, offset)
 
 
-@numba.njit(cache=True)
+@njit
 def _walk_back(x, lam, weight, out, lows, highs, offset):  # type: ignore[no-untyped-def]
     """Find the pieces from the last sample to the first, and give each its exact level."""
     n = x.size

@@ -75,10 +75,12 @@ def _check_values(x: Array | np.ndarray, name: str, allow_nan: bool) -> None:
         held = np.dtype("float32")
     infinite = np.isinf if isinstance(x, np.ndarray) else jnp.isinf
     isnan = np.isnan if isinstance(x, np.ndarray) else jnp.isnan
-    bad = infinite(x) if allow_nan else infinite(x) | isnan(x)
-    if held != x.dtype:
-        bad = bad | (np.abs(x) > np.finfo(held).max)
-    if bad.any():
+    with jax.ensure_compile_time_eval():  # a concrete array that a traced function closes over is looked at as well
+        bad = infinite(x) if allow_nan else infinite(x) | isnan(x)
+        if held != x.dtype:
+            bad = bad | (np.abs(x) > np.finfo(held).max)
+        failed = bool(bad.any())
+    if failed:
         count = int(bad.sum())
         what = f"finite {held} values" + (" or NaN" if allow_nan else "")
         first = tuple(int(i) for i in np.argwhere(np.asarray(bad))[0])

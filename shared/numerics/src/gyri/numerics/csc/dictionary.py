@@ -203,11 +203,11 @@ def rank1_from_full(
 
     Examples
     --------
-    >>> import jax.numpy as jnp
+    >>> import numpy as np
     >>> from gyri.numerics.csc import rank1_from_full
-    >>> u, v = rank1_from_full(jnp.array([[[0.0, -3.0], [0.0, -4.0]]]))
-    >>> u.round(2), v.round(2)
-    (Array([[-0.6, -0.8]], dtype=float32), Array([[0., 5.]], dtype=float32))
+    >>> u, v = rank1_from_full(np.array([[[0.0, -3.0], [0.0, -4.0]]]))
+    >>> print(np.asarray(u).round(2), np.asarray(v).round(2))
+    [[-0.6 -0.8]] [[0. 5.]]
 
     References
     ----------

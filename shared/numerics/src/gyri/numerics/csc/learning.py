@@ -330,12 +330,13 @@ def learn_atoms(
     Examples
     --------
     >>> import jax.numpy as jnp
+    >>> import numpy as np
     >>> from gyri.numerics.csc import conv_synthesis, init_atoms, learn_atoms
     >>> codes = jnp.zeros((1, 1, 60)).at[0, 0, jnp.array([5, 20, 42])].set(jnp.array([2.0, 1.0, 3.0]))
     >>> signal = conv_synthesis(jnp.array([[[0.1, 0.3, 0.9, 0.3]]]), codes)
     >>> result = learn_atoms(signal, init_atoms(0, signal, 1, 4, method="greedy"), 0.1)
-    >>> result.atoms.round(1)
-    Array([[[0.1, 0.3, 0.9, 0.3]]], dtype=float32)
+    >>> print(np.asarray(result.atoms).round(1))
+    [[[0.1 0.3 0.9 0.3]]]
 
     References
     ----------

@@ -306,10 +306,11 @@ def code_statistics(
     Examples
     --------
     >>> import jax.numpy as jnp
+    >>> import numpy as np
     >>> from gyri.numerics.csc import code_statistics
-    >>> C, E = code_statistics(jnp.array([[[2.0, 0.0, 1.0]]]), jnp.array([[[1.0, 2.0, 3.0, 4.0]]]), 2)
-    >>> C.round(3), E.round(3)
-    (Array([[[0., 5., 0.]]], dtype=float32), Array([[[5., 8.]]], dtype=float32))
+    >>> C, E = code_statistics(jnp.array([[[2.0, 1.0, 0.0]]]), jnp.array([[[1.0, 2.0, 3.0, 4.0]]]), 2)
+    >>> print(np.asarray(C).round(3), np.asarray(E).round(3))
+    [[[2. 5. 2.]]] [[[4. 7.]]]
 
     References
     ----------

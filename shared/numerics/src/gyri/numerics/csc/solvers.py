@@ -333,11 +333,12 @@ def csc_solve(
     Examples
     --------
     >>> import jax.numpy as jnp
+    >>> import numpy as np
     >>> from gyri.numerics.csc import conv_synthesis, csc_solve
     >>> atoms = jnp.array([[[0.6, 0.8, 0.0]]])
     >>> signal = conv_synthesis(atoms, jnp.array([[[0.0, 2.0, 0.0, 0.0, 1.0, 0.0]]]))
-    >>> csc_solve(signal, atoms, 0.1).codes.round(3)
-    Array([[[0. , 1.9, 0. , 0. , 0.9, 0. ]]], dtype=float32)
+    >>> print(np.asarray(csc_solve(signal, atoms, 0.1).codes).round(3))
+    [[[0.  1.9 0.  0.  0.9 0. ]]]
 
     References
     ----------
