@@ -64,7 +64,7 @@ def test_vmap_is_one_more_batch_axis(kernel, x64, grain):
 def test_strides_and_read_only_arrays_are_no_concern(kernel, x64):
     base = np.random.default_rng(2).standard_normal((6, 10))
     for x in (base[::2, ::3], base.T, np.asfortranarray(base), np.broadcast_to(base[0], (4, 10))):
-        out = jax.jit(lambda x: call(kernel, x, np.ones(1))[0])(x)
+        out = jax.jit(lambda x: call(kernel, x, jnp.ones(1))[0])(x)
         np.testing.assert_allclose(out, np.cumsum(x, 1), atol=1e-12)
     inside = jax.jit(lambda x: call(kernel, x.T[::2], jnp.ones(1))[0].T)  # XLA may choose another layout for x.T
     np.testing.assert_allclose(inside(base), np.cumsum(base.T[::2], 1).T, atol=1e-12)
@@ -78,7 +78,8 @@ def test_two_threads_at_once(kernel, x64):
     function(x)
 
     def work():
-        wrong.extend(call for call in range(50) if not np.allclose(function(x), expected))
+        with jax.enable_x64(True):  # a setting of the thread
+            wrong.extend(call for call in range(50) if not np.allclose(function(x), expected))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
