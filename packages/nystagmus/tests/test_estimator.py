@@ -227,7 +227,7 @@ def test_same_key_same_result(init):
     first, second, other = (NystagmusCDL(2, **options, random_state=seed).fit(X) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first.atoms_, second.atoms_)
     np.testing.assert_array_equal(first.codes_, second.codes_)
-    if init != "greedy":
+    if init not in ("greedy", "kmeans"):  # these may well meet again
         assert np.any(first.atoms_ != other.atoms_)
 
 

@@ -529,7 +529,8 @@ class NystagmusCDL(ConvolutionalDictionaryLearning):
     r"""Learn the waveforms of a nystagmus and the trend of the gaze under them.
 
     Minimises :math:`\tfrac12 \|X - B - \sum_k z_k * D_k\|^2 + \lambda \sum z + \mu \sum_t |B_{t+1} - B_t|` over the
-    trend B, codes z >= 0 and atoms D of norm at most one. Every trial and channel has a trend of its own; it takes up the mean.
+    trend B, codes z >= 0 and atoms D of norm at most one. Every trial and channel has a trend of its own; it takes up
+    the mean.
 
     Parameters
     ----------
