@@ -88,9 +88,7 @@ def learn(table: bench.Table, signal: np.ndarray, truth: np.ndarray, quick: bool
     def report(a: Any, b: Any) -> bool:
         exact = float(csc.csc_solve(signal, b[0], lam, tol=1e-6).objective)  # the best codes for the peer's atoms
         last = float(a.objective[1 + 2 * int(a.n_iter)])
-        print(
-            f"# objective: ours {last:.6g} after {int(a.n_iter)} iterations, sporco's atoms with exact codes {exact:.6g}"
-        )
+        print(f"# objective: ours {last:.6g} after {int(a.n_iter)} iterations, sporco's, codes exact, {exact:.6g}")
         for name, atoms in (("ours", a.atoms), ("sporco", b[0])):
             print(f"# {name}: likeness to the true atoms {np.asarray(csc.align_atoms(atoms, truth)[3]).round(3)}")
         return last <= exact * 1.01

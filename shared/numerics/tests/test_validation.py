@@ -73,6 +73,13 @@ def test_check_array_lets_through_what_it_is_told_to():
     assert check_array(np.zeros((0, 3)), "x", allow_empty=True, shape=(None, 3)).shape == (0, 3)
 
 
+def test_check_array_checks_the_values_of_constants_under_jit():
+    good, bad = jnp.ones(3), jnp.array([1.0, jnp.nan])
+    assert (jax.jit(lambda x: x + check_array(good, "good"))(1.0) == 2).all()
+    with pytest.raises(ValueError, match="bad: expected finite"):
+        jax.jit(lambda x: x + check_array(bad, "bad"))(1.0)
+
+
 def test_check_array_checks_the_shape_of_tracers_and_skips_their_values():
     checked = jax.jit(lambda x: check_array(x, "x", ndim=1, dtype=np.float32))
     assert np.isnan(checked(jnp.array([jnp.nan]))).all()

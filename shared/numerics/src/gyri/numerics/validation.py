@@ -75,15 +75,16 @@ def _check_values(x: Array | np.ndarray, name: str, allow_nan: bool) -> None:
         held = np.dtype("float32")
     infinite = np.isinf if isinstance(x, np.ndarray) else jnp.isinf
     isnan = np.isnan if isinstance(x, np.ndarray) else jnp.isnan
-    with jax.ensure_compile_time_eval():  # a concrete array that a traced function closes over is looked at as well
+    with jax.ensure_compile_time_eval():  # a constant that a jitted function closes over has values, too
         bad = infinite(x) if allow_nan else infinite(x) | isnan(x)
         if held != x.dtype:
             bad = bad | (np.abs(x) > np.finfo(held).max)
-        failed = bool(bad.any())
-    if failed:
+        some = bool(bad.any())
+    if some:
+        bad = np.asarray(bad)
         count = int(bad.sum())
         what = f"finite {held} values" + (" or NaN" if allow_nan else "")
-        first = tuple(int(i) for i in np.argwhere(np.asarray(bad))[0])
+        first = tuple(int(i) for i in np.argwhere(bad)[0])
         where = f", the first at index {_shape_text(first)}" if first else ""
         raise ValueError(f"{name}: expected {what}, got {count} of {bad.size} that are not{where}")
 
