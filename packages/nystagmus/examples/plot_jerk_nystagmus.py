@@ -53,7 +53,7 @@ truth = data.nystagmus[0, middle]
 axes[1].plot(t, truth - truth.mean(), color="0.6", label="true nystagmus")
 found = model.pattern_signal_[0, 0, middle]
 axes[1].plot(t, found - found.mean(), color="C0", label="found")
-axes[1].set(xlabel="Time (s)", title="Three periods at a time")
+axes[1].set(xlabel="Time (s)", title="The movement", ylim=(-4.5, 7.5))
 axes[1].set_xlim(t[0], t[-1])
 axes[1].spines[["top", "right"]].set_visible(False)
 axes[1].legend(frameon=False, fontsize="small")

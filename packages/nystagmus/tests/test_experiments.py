@@ -31,9 +31,8 @@ def test_scores_of_a_perfect_fit():
 
     data = setting.draw_eye(0, 3000, min_std=2.0)
     assert data.nystagmus.std() >= 2
-    length = setting.length_of(data.pattern[0])
     atom = np.zeros(setting.LONGEST)
-    atom[:length] = np.resize(data.pattern[0][data.pattern[0] != 0], length)
+    atom[: data.pattern.shape[1]] = data.pattern[0] - data.pattern[0].mean()
     model = SimpleNamespace(
         atoms_=atom[None, None], detrended_=data.nystagmus[None] + 3.0, pattern_signal_=data.nystagmus[None] - 1.0
     )

@@ -45,6 +45,7 @@ def test_atoms_longer_than_a_period_are_measured_on_the_sum_of_their_repetitions
     wave = waveform("jerk_sf_up", np.arange(2 * n) / n, 0.0) * np.hanning(2 * n + 1)[:-1]  # adds up to one at n
     found = measure_waveform(wave[None], pulses(n), 1000.0)
     assert found.slow_phase_velocity == pytest.approx(2.0 / (0.9 * 0.2), rel=1e-6)
+    assert found.amplitude_deg == pytest.approx(2.0, rel=0.05)
 
 
 def test_several_channels_are_measured_along_the_movement():

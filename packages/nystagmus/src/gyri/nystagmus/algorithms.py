@@ -247,6 +247,7 @@ def make_data(signal: Array, mask: Any, window: Any, background: Any) -> LearnDa
 @jax.jit
 def take_off(data: LearnData) -> tuple[Array, Array]:
     """Background of the data alone, as the two-step method takes it off, and its penalty."""
+    assert data.background is not None
     weight = None if data.mask is None else data.mask.astype(data.signal.dtype)
     background = data.background.prox(data.signal, weight)
     return background, data.background.value(background)

@@ -290,7 +290,7 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
     def _levels(self) -> algorithms.Levels:
         eps = self.eps
         if eps is None:
-            eps = 1e-8 if jax.config.jax_enable_x64 else 1e-6
+            eps = 1e-8 if jax.dtypes.canonicalize_dtype(float) == np.float64 else 1e-6
         return algorithms.Levels(
             reg=check_scalar(self.reg, "reg", minimum=0, strict=True),
             tol=check_scalar(self.tol, "tol", minimum=0, strict=True),
@@ -718,7 +718,10 @@ class NystagmusCDL(ConvolutionalDictionaryLearning):
     def waveforms(self) -> list[dict[str, float]]:
         """Amplitude, frequency, slow-phase velocity, jerkiness and foveation of each atom; keys as of `Waveform`."""
         check_is_fitted(self)
-        return [measure_waveform(atom, self.codes_[:, k], self.sfreq_)._asdict() for k, atom in enumerate(self.atoms_)]
+        return [
+            measure_waveform(atom, self.codes_[:, k], float(self.sfreq_ or 0))._asdict()
+            for k, atom in enumerate(self.atoms_)
+        ]
 
 
 class Problem(NamedTuple):

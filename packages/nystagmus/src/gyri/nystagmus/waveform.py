@@ -18,7 +18,7 @@ class Waveform(NamedTuple):
     Attributes
     ----------
     amplitude_deg : float
-        Peak to peak.
+        Peak to peak of a cycle at the median activation.
     frequency_hz : float
         Inverse of the median interval between strong activations (those over 20 % of the largest).
     slow_phase_velocity : float
@@ -39,7 +39,7 @@ class Waveform(NamedTuple):
 def measure_waveform(atom: Any, codes: Any, sfreq: float | int) -> Waveform:
     """Measure the waveform of an atom with its activations.
 
-    Velocities are those of one cycle: atoms are longer than a period, so that their repetitions overlap and add up.
+    What is measured is one cycle: atoms are longer than a period, so that their repetitions overlap and add up.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def measure_waveform(atom: Any, codes: Any, sfreq: float | int) -> Waveform:
     forth, back = (max(np.quantile(sign * velocity, _QUANTILE), 0.0) for sign in (1, -1))
     slow = -np.sign(forth - back) * velocity if forth != back else np.abs(velocity)
     return Waveform(
-        amplitude_deg=float(np.ptp(wave)),
+        amplitude_deg=float(np.ptp(cycle)),
         frequency_hz=sfreq / period,
         slow_phase_velocity=float(np.median(slow[slow > 0])) if np.any(slow > 0) else 0.0,
         jerkiness=float(1 - min(forth, back) / max(forth, back)) if max(forth, back) > 0 else 0.0,

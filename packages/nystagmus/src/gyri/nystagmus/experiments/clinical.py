@@ -36,7 +36,7 @@ def fit_patient(setting: tuple[str, int, int]) -> tuple[float, Any, np.ndarray]:
 
 @experiment(paper="nystagmus", figure="Clinical examples", title="The settings of two patients, on simulated ones")
 def clinical(scale: str, key: int, sweep: Any) -> Result:
-    """Segments as trials, each centred and divided by its norm; three atoms, sparsity and trend as in the authors' code.
+    """Segments as trials, each centred and divided by its norm; three atoms, sparsity and trend as in the authors'.
 
     The recordings are not published. Five simulated patients each stand for them: a jerk at 6 Hz and a pendular
     movement at 3.5 Hz under small saccades. `gyri.nystagmus.datasets.load_eyefant` reads the device's own files.

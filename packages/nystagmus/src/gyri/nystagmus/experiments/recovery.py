@@ -12,9 +12,10 @@ SIZES = {"quick": (8, 5000, 40), "paper": (100, 10_000, 100)}  # recordings, sam
 MIN_STD = 2.0  # degrees
 
 
-def gather(rows: list[Comparison], name: str) -> Score:
-    """Scores of one method as arrays over recordings."""
-    return Score(*(np.array(values) for values in zip(*(getattr(row, name) for row in rows), strict=True)))
+def gather(rows: list[Comparison], name: str) -> Any:
+    """Scores of one method, a `Score` of arrays over recordings."""
+    columns: Any = zip(*(getattr(row, name) for row in rows), strict=True)
+    return Score(*[np.array(column) for column in columns])  # type: ignore[arg-type]
 
 
 def make_claims(rows: list[Comparison]) -> list[Claim]:
