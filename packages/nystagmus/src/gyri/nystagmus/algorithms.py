@@ -49,8 +49,12 @@ class Plan(NamedTuple):
     ----------
     algorithm, lam_mode, outliers, init : str or None
         As the estimators name them; `init` is None where atoms are given.
-    n_atoms, n_times_atom, n_restarts, max_iter, n_sweeps, batch_size, window_length : int
+    n_atoms, n_times_atom, n_restarts, n_sweeps : int
         As the estimators name them.
+    batch_size, window_length : int
+        Of ``"online"``; else 0, so that they ask for no compilation of their own.
+    stage : int
+        Of ``"greedy"``: iterations after which the next atom comes in; else 0.
     rank1, positive, unbiased : bool
         As the estimators name them.
     """
@@ -62,10 +66,10 @@ class Plan(NamedTuple):
     n_atoms: int
     n_times_atom: int
     n_restarts: int
-    max_iter: int
     n_sweeps: int
     batch_size: int
     window_length: int
+    stage: int
     rank1: bool
     positive: bool
     unbiased: bool
@@ -295,8 +299,7 @@ def greedy_step(data: LearnData, carry: Carry, levels: Levels, plan: Plan) -> Ca
     first of these, which is let in when its time has come.
     """
     new = batch_step(data, carry, levels, plan)
-    stage = max(plan.max_iter // plan.n_atoms, 1)
-    n_active = jnp.minimum(1 + new.n_iter // stage, plan.n_atoms)
+    n_active = jnp.minimum(1 + new.n_iter // plan.stage, plan.n_atoms)
     active = jnp.arange(plan.n_atoms) < n_active
     atoms = jnp.where(active[:, None, None], new.state.atoms, 0)
     state = new.state._replace(atoms=atoms, converged=new.state.converged & (n_active == plan.n_atoms))
@@ -476,6 +479,7 @@ def learn(
     key: Any,
     atoms: Any = None,
     *,
+    max_iter: int = 100,
     verbose: bool = False,
     report: Callable | None = None,
 ) -> Learned:
@@ -491,6 +495,8 @@ def learn(
         Of the starts and of the windows of ``"online"``.
     atoms : Array, shape (n_atoms, n_channels, n_times_atom), optional
         Where to start; otherwise as the plan says.
+    max_iter : int
+        Most iterations.
     verbose : bool
         Show a progress bar.
     report : callable, optional
@@ -519,9 +525,9 @@ def learn(
     carry, outputs = scan_chunks(
         make_step(plan),
         carry,
-        plan.max_iter,
+        max_iter,
         args=(data, levels, window_key),
-        chunk=min(CHUNK, plan.max_iter),
+        chunk=CHUNK,
         desc="atoms",
         progress=verbose,
         stop=None if plan.algorithm == "online" else all_at_rest,
@@ -531,7 +537,7 @@ def learn(
     one = jax.tree.map(lambda leaf: leaf[best], carry)
     state, n_iter, at_rest = one.state, int(one.n_iter), bool(one.state.converged)
     n_done = len(outputs["loss"])
-    ended = n_done >= plan.max_iter or bool(told_to_stop) or bool(all_at_rest(carry))
+    ended = n_done >= max_iter or bool(told_to_stop) or bool(all_at_rest(carry))
     data = data._replace(lam=one.lam)
     if plan.algorithm == "online":
         state = start(data, state.atoms)

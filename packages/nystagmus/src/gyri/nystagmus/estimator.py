@@ -224,11 +224,14 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
         elif self.lam_mode == "scaled" and self.reg >= 1:
             warnings.warn(f"reg is {self.reg}: with lam_mode='scaled', from 1 on all codes are zero", stacklevel=2)
         levels = self._in_data_type(levels, problem)
-        learned = algorithms.learn(
-            problem.data, plan, levels, key, atoms, verbose=bool(self.verbose), report=self._report(problem)
-        )
+        options: dict[str, Any] = {
+            "max_iter": self.max_iter,
+            "verbose": bool(self.verbose),
+            "report": self._report(problem),
+        }
+        learned = algorithms.learn(problem.data, plan, levels, key, atoms, **options)
         if learned.interrupted:
-            warnings.warn(f"interrupted after {learned.n_iter} of {plan.max_iter} iterations", stacklevel=2)
+            warnings.warn(f"interrupted after {learned.n_iter} of {self.max_iter} iterations", stacklevel=2)
         self.sfreq_, self.ch_names_, self.trend_reg_ = sfreq, recording.ch_names, problem.mu
         self._keep(recording, problem, learned)
         return self
@@ -267,6 +270,8 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
             raise ValueError(f"n_times_atom: expected at most the {n_times} samples of X, got {length}")
         window_length = 8 * length if self.window_length is None else self.window_length
         window_length = check_positive_int(window_length, "window_length", minimum=3 * length)
+        n_atoms, max_iter = check_positive_int(self.n_atoms, "n_atoms"), check_positive_int(self.max_iter, "max_iter")
+        batch_size = check_positive_int(self.batch_size, "batch_size")
         given = not isinstance(self.init, str)
         for name, options in (("lam_mode", algorithms.LAM_MODES), ("algorithm", algorithms.ALGORITHMS)):
             check_option(getattr(self, name), name, options)
@@ -275,13 +280,13 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
             lam_mode=self.lam_mode,
             outliers=check_option(self.outliers, "outliers", (None, *algorithms.OUTLIERS)),
             init=None if given else check_option(self.init, "init", _INITS),
-            n_atoms=check_positive_int(self.n_atoms, "n_atoms"),
+            n_atoms=n_atoms,
             n_times_atom=length,
             n_restarts=1 if given else check_positive_int(self.n_restarts, "n_restarts"),
-            max_iter=check_positive_int(self.max_iter, "max_iter"),
             n_sweeps=check_positive_int(self.n_sweeps, "n_sweeps"),
-            batch_size=check_positive_int(self.batch_size, "batch_size"),
-            window_length=min(window_length, n_times),
+            batch_size=batch_size if self.algorithm == "online" else 0,
+            window_length=min(window_length, n_times) if self.algorithm == "online" else 0,
+            stage=max(max_iter // n_atoms, 1) if self.algorithm == "greedy" else 0,
             rank1=bool(self.rank1),
             positive=bool(self.positive),
             unbiased=bool(self.unbiased),
