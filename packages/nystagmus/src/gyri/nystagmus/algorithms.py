@@ -205,7 +205,7 @@ def find_inliers(residual: Array, n_times_atom: int, method: str) -> Array:
     >>> residual = jnp.zeros((1, 1, 100)).at[0, 0, 50].set(9.0) + 0.1 * jnp.sin(jnp.arange(100.0))
     >>> inliers = find_inliers(residual, 4, "mad")
     >>> bool(inliers[0, 0, 50]), int((~inliers).sum())
-    (False, 7)
+    (False, 8)
     """
     energy = jnp.sum(jnp.square(residual), 1, keepdims=True)
     width = (1, 1, n_times_atom)
