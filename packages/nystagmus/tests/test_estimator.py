@@ -238,7 +238,8 @@ def test_same_key_same_result(init):
 def reference():
     x = np.concatenate([make(1, 2).recording, make(2, 2).recording], 1)
     with jax.enable_x64(True):
-        yield x, NystagmusCDL(2, **OPTIONS).fit(x)
+        fitted = NystagmusCDL(2, **OPTIONS).fit(x)
+    return x, fitted
 
 
 def close(ours, theirs, size=1.0):
