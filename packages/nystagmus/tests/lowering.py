@@ -2,12 +2,19 @@
 
 import jax.numpy as jnp
 
-from gyri.nystagmus import shrunk_mean
+from gyri.nystagmus import tv_threshold
 
 # Name of the public function (more than one case: "name[case]"): a factory of (function, arguments).
 LOWERED = {
-    "gyri.nystagmus.shrunk_mean": lambda: (shrunk_mean, (jnp.ones((5, 3)), 1.0)),
+    "gyri.nystagmus.tv_threshold": lambda: (tv_threshold, (jnp.float32(3.0), 5.0, 1000.0)),
 }
 
 # Name of the public function: why it never runs inside jit.
-HOST_SIDE: dict[str, str] = {}
+HOST_SIDE = {
+    "gyri.nystagmus.ConvolutionalDictionaryLearning": "a front door: validates, then calls the core",
+    "gyri.nystagmus.NystagmusCDL": "a front door: validates, then calls the core",
+    "gyri.nystagmus.gaze_to_degrees": "takes and returns objects of MNE",
+    "gyri.nystagmus.pattern_correlation": "the period's length is read off the data; NumPy in double precision",
+    "gyri.nystagmus.plot_decomposition": "draws with matplotlib",
+    "gyri.nystagmus.simulate_nystagmus": "draws a random number of saccades with NumPy",
+}

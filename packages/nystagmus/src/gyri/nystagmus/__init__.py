@@ -1,6 +1,41 @@
-"""The method in one line; the names listed here are the package's interface."""
+"""Nystagmus waveforms out of eye-tracker recordings, by convolutional sparse coding with a trend.
 
-from ._version import __version__
-from .mean import shrunk_mean
+Lalanne, Rateaux, Oudre, Robert, Moreau (2020), "Extraction of Nystagmus Patterns from Eye-Tracker Data with
+Convolutional Sparse Coding", EMBC.
+"""
 
-__all__ = ["__version__", "shrunk_mean"]
+from typing import TYPE_CHECKING, Any
+
+from . import datasets as datasets
+from ._version import __version__ as __version__
+from .datasets import simulate_nystagmus
+from .metrics import pattern_correlation
+from .mne_io import gaze_to_degrees
+from .plot import plot_decomposition
+from .trend import tv_threshold
+
+if TYPE_CHECKING:
+    from .estimator import ConvolutionalDictionaryLearning, NystagmusCDL
+
+__all__ = [
+    "ConvolutionalDictionaryLearning",
+    "NystagmusCDL",
+    "gaze_to_degrees",
+    "pattern_correlation",
+    "plot_decomposition",
+    "simulate_nystagmus",
+    "tv_threshold",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # scikit-learn takes seconds to import, and only the estimators need it.
+    if name in ("ConvolutionalDictionaryLearning", "NystagmusCDL"):
+        from . import estimator
+
+        return getattr(estimator, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -220,6 +220,9 @@ def rank1_from_full(
 @jax.jit
 def leading_pair(atoms: Array) -> tuple[Array, Array]:
     """`rank1_from_full` without checks."""
+    # LAPACK wants columns in a row; through a flat array, that wish cannot travel back to the transforms from which the
+    # atoms come, which XLA:CPU then fails to run.
+    atoms = jax.lax.optimization_barrier(atoms.reshape(-1)).reshape(atoms.shape)
     left, values, right = jnp.linalg.svd(atoms, full_matrices=False)
     u, v = left[:, :, 0], values[:, :1] * right[:, 0]
     peak = jnp.take_along_axis(v, jnp.argmax(jnp.abs(v), 1)[:, None], 1)

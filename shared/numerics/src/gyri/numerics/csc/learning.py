@@ -149,6 +149,7 @@ def learn_step(
     positive: bool,
     n_sweeps: int,
     n_steps: int,
+    sweep_stop: ScalarLike = SWEEP_STOP,
 ) -> LearnState:
     """One iteration: codes, background, atoms, each of which keeps what it had where rounding would make it worse."""
     atoms, codes, background, before, *_ = state
@@ -161,7 +162,7 @@ def learn_step(
         data.lam,
         free,
         n_sweeps,
-        SWEEP_STOP * data.lam,
+        sweep_stop * data.lam,
         positive=positive,
     )
     swept_residual = residual_at(data, atoms, swept, background)
