@@ -11,6 +11,7 @@ from gyri.tv import duality_gap, lambda_max, objective, prox_tv1d, simulate, sol
 from gyri.tv.operators import cumulated, squared_norm, squared_norm_cumulated, squared_norm_differences
 
 from .conftest import solution, value
+from .transcription import accelerate, forms, iterate
 
 SOLVERS = (
     "pgd", "apgd", "synthesis_pgd", "synthesis_apgd", "dual_pgd", "dual_apgd", "condat_vu", "chambolle_pock", "admm",
@@ -54,20 +55,28 @@ def test_options_lead_to_the_same_minimum(x64, tall, solver, options):
     np.testing.assert_allclose(result.objective, solve(x, A, 0.8, tol=1e-12, max_iter=5000).objective, rtol=1e-8)
 
 
+def test_restart_drops_the_momentum_where_it_points_uphill(x64, tall):
+    x, A = tall
+    expected, dropped = zip(*(accelerate(*forms(row, A, 0.8)[0], 30, restart=True) for row in x))
+    assert max(dropped) > 1
+    result = solve(x, A, 0.8, solver="apgd", restart=True, max_iter=30, tol=0)
+    np.testing.assert_allclose(result.u, expected, atol=1e-8)
+
+
 def test_restart_is_faster(x64):
     x, _, _, A = simulate(0, 20, k=20, m=15)
-    plain, fast, restarted = (
-        solve(x, A, 0.1, solver=solver, max_iter=50_000, **options).n_iter.mean()
-        for solver, options in (("pgd", {}), ("apgd", {}), ("apgd", {"restart": True}))
-    )
-    assert restarted < 0.5 * min(fast, plain)
+    plain, restarted = (solve(x, A, 0.1, max_iter=50_000, restart=restart).n_iter.mean() for restart in (False, True))
+    assert restarted < 0.5 * plain
 
 
-def test_subgradient_descends(x64, tall):
+@pytest.mark.parametrize("solver", [*SOLVERS, "subgradient"])
+def test_iterations_are_those_of_the_algorithm(x64, tall, solver):
     x, A = tall
-    start, end = (solve(x, A, 0.8, solver="subgradient", max_iter=n, tol=0).objective for n in (1, 2000))
-    best = solve(x, A, 0.8, max_iter=5000).objective
-    assert ((end - best) < 0.8 * (start - best)).all()
+    for n in (1, 2, 7):
+        expected = [iterate(solver, row, A, 0.8, n) for row in x]
+        result = solve(x, A, 0.8, solver=solver, max_iter=n, tol=0)
+        np.testing.assert_allclose(result.u, expected, atol=1e-8)
+        assert (result.n_iter == n).all()
 
 
 @pytest.mark.parametrize("solver", [*SOLVERS, "subgradient"])
@@ -143,10 +152,19 @@ def test_one_sample_is_a_scalar_least_squares(x64, solver):
 def test_dtypes(dtype, tall):
     x, A = (a.astype(dtype) for a in tall)
     for solver in SOLVERS:
-        result = solve(x, A, 0.8, solver=solver, max_iter=5000, tol=1e-4)
-        assert result.u.dtype == result.objective.dtype == dtype
-        assert result.converged.all() or solver == "synthesis_pgd", solver
+        result = solve(x, A, 0.8, solver=solver, max_iter=7, tol=0)
+        assert result.u.dtype == result.objective.dtype == result.gap.dtype == dtype
+        expected = [iterate(solver, row, tall[1], 0.8, 7) for row in tall[0]]
+        np.testing.assert_allclose(result.u, expected, atol=2e-5 if dtype == np.float32 else 1e-7)
     assert solve(x.round().astype(int), A, 1).u.dtype == dtype
+
+
+def test_single_precision_reaches_its_minimum(tall):
+    x, A = (a.astype(np.float32) for a in tall)
+    result = solve(x, A, 0.8, max_iter=5000, tol=1e-6)
+    assert result.converged.all()
+    best = [value(solution(row, tall[1], 0.8), row, tall[1], 0.8) for row in tall[0]]
+    np.testing.assert_allclose(result.objective, best, rtol=1e-5)
 
 
 def test_under_jit_and_vmap(x64, tall):

@@ -1,5 +1,6 @@
 """Simulated signals as in the paper, and the blur of fMRI."""
 
+from functools import partial
 from math import gamma
 from typing import Any
 
@@ -76,23 +77,36 @@ def simulate(
     n = check_positive_int(n, "n")
     share = check_scalar(sparsity, "sparsity", minimum=0, maximum=1)
     snr = check_scalar(snr_db, "snr_db")
-    key_a, key_place, key_height, key_noise = jax.random.split(as_key(key), 4)
+    key_a, *keys = jax.random.split(as_key(key), 4)
     if A is None:
-        A = jax.random.normal(key_a, (check_positive_int(m, "m", minimum=2), check_positive_int(k, "k", minimum=2)))
-        A = A / jnp.linalg.norm(A, axis=0)
+        m, k = check_positive_int(m, "m", minimum=2), check_positive_int(k, "k", minimum=2)
+        A = _gaussian_operator(key_a, m, k)
     A = jnp.asarray(check_array(A, "A", ndim=2))
+    x, u, z = _draw(keys, A, snr, n, max(1, int(share * A.shape[1])))
+    return x, u, z, A
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _gaussian_operator(key: Array, m: int, k: int) -> Array:
+    A = jax.random.normal(key, (m, k))
+    return A / jnp.linalg.norm(A, axis=0)
+
+
+@partial(jax.jit, static_argnums=(3, 4))
+def _draw(keys: list[Array], A: Array, snr: Array, n: int, n_steps: int) -> tuple[Array, Array, Array]:
+    key_place, key_height, key_noise = keys
     m, k = A.shape
-    places = jax.random.randint(key_place, (n, max(1, int(share * k))), 0, k)
+    places = jax.random.randint(key_place, (n, n_steps), 0, k)
     steps = (places[:, :, None] == jnp.arange(k)).any(1)
     z = jnp.where(steps, jax.random.normal(key_height, (n, k), A.dtype), 0)
     u = jnp.cumsum(z, -1)
-    clean = u @ A.T
+    clean = jnp.matmul(u, A.T, precision=jax.lax.Precision.HIGHEST)
     noise = jax.random.normal(key_noise, (n, m), A.dtype)
     norm = lambda v: jnp.linalg.norm(v, axis=-1, keepdims=True)
-    x = clean + noise * (norm(clean) / norm(noise) * 10 ** (-snr / 20))
+    x = clean + noise * (norm(clean) / norm(noise) * 10 ** (-snr / 20)).astype(A.dtype)
     scale = lambda_max(x, A)[:, None]
     scale = jnp.where(scale > 0, scale, 1)
-    return x / scale, u / scale, z / scale, A
+    return x / scale, u / scale, z / scale
 
 
 def hrf_operator(n_times: int, tr: float | int, *, duration: float | int = 24.0) -> LinearOperator:

@@ -25,6 +25,7 @@ def plot_convergence(
     optimum: Any = 0.0,
     xlabel: str = "Layers or iterations",
     title: str = "",
+    markers: bool = True,
     ax: Any = None,
 ) -> Any:
     """Draw suboptimality against depth, both on logarithmic axes.
@@ -40,6 +41,8 @@ def plot_convergence(
         Least value, one or one a signal; suboptimality is what is above it.
     xlabel, title : str
         Texts.
+    markers : bool
+        Whether each depth is marked.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure otherwise.
 
@@ -75,7 +78,8 @@ def plot_convergence(
         drawn[name] = x, y
     ax = _axes(ax)
     for i, (name, (x, y)) in enumerate(drawn.items()):
-        ax.plot(x, np.maximum(y, 0), marker="o", markersize=3.5, linewidth=1.8, color=f"C{i % 10}", label=name)
+        style = {"marker": "o" if markers else "", "markersize": 3.5, "linewidth": 1.8, "color": f"C{i % 10}"}
+        ax.plot(x, np.maximum(y, 0), label=name, **style)
     ax.set_xscale("symlog", linthresh=1.0)
     ax.xaxis.set_major_formatter("{x:g}")
     ax.set_yscale("log")

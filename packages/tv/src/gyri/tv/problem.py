@@ -169,6 +169,7 @@ def objective(u: Num[Any, "..."], x: Num[Any, "..."], A: Any, lam: Any) -> Float
     return objective_value(problem, problem.u)
 
 
+@jax.jit
 def objective_value(problem: Problem, u: Array) -> Array:
     """:func:`objective` of what is checked."""
     penalty = (problem.lam * jnp.abs(differences(u))).sum(-1)
@@ -207,7 +208,11 @@ def lambda_max(x: Num[Any, "..."], A: Any) -> Float[Array, "..."]:
     Optimality of a constant in equation 1 of Cherkaoui, Sulam, Moreau (2020): the dual variable of its residual
     must stay within the penalty.
     """
-    problem = check_problem(x, A)
+    return _lambda_max(check_problem(x, A))
+
+
+@jax.jit
+def _lambda_max(problem: Problem) -> Array:
     residual = _orthogonal_to_constants(problem, problem.x)
     return jnp.abs(_dual_variable(problem, residual)).max(-1, initial=0.0)
 
@@ -266,6 +271,7 @@ def duality_gap(u: Num[Any, "..."], x: Num[Any, "..."], A: Any, lam: Any) -> Flo
     return gap_value(problem, problem.u)
 
 
+@jax.jit
 def gap_value(problem: Problem, u: Array) -> Array:
     """:func:`duality_gap` of what is checked.
 

@@ -85,8 +85,8 @@ def solve(
     max_iter : int
         Most iterations.
     tol : float
-        A signal is done when its duality gap is at most ``tol * max(1, objective of the start)``; positive ones are
-        raised to what the dtype can tell, ten times its precision.
+        A signal is done when its duality gap is at most ``tol * max(1, objective of the start)``; positive bounds are
+        raised to what the dtype can tell: its precision times ``||x||^2``, or times ten and that maximum.
     u0 : Array, shape (k,) or (n, k), optional
         Start; the least-squares solution of least norm when None. Dual solvers start there always.
     check_every : int
@@ -183,8 +183,10 @@ def _run(
     u0 = least_squares(problem.A, problem.x) if problem.u is None else problem.u
     u0 = jnp.broadcast_to(u0, (n, problem.k))
     method = _SOLVERS[solver](problem, **options)
-    tol = jnp.where(tol > 0, jnp.maximum(tol, 10 * jnp.finfo(dtype).eps), 0).astype(dtype)
-    limit = tol * jnp.maximum(1, objective_value(problem, u0))
+    scale = jnp.maximum(1, objective_value(problem, u0))
+    # The residual's entries are known to the precision of those of x.
+    floor = jnp.finfo(dtype).eps * jnp.maximum(10 * scale, jnp.square(problem.x).sum(-1))
+    limit = jnp.where(tol > 0, jnp.maximum(tol * scale, floor), 0).astype(dtype)
 
     def block(carry: tuple) -> tuple:
         i, block_size, state, solution = carry

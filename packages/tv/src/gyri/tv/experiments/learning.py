@@ -1,4 +1,21 @@
-"""The main figure: suboptimality against depth, of solvers and of trained networks."""
+"""The main figure: suboptimality against depth, of solvers and of trained networks.
+
+One published result does not come out: that LISTA, which learns on the steps of the signal (synthesis), is soon worse
+than proximal gradient descent on the signal without learning (analysis). Ours is better from depth 2 or 3 on. What we
+checked, on the draw whose curves are nearest to the published ones (seed 2; start 0.224, published 0.221):
+
+- a second evaluation of the trained network and of its objective in NumPy, signal by signal, agrees to 1e-9;
+- after one layer ours is theirs: 0.212 (published 0.210) for lam = 0.1, 2.71 (2.41) for lam = 0.8;
+- at depths 2 and 3 ours is at 0.147 and 0.092 (0.193 and 0.171); 0.58 and 0.03 (1.47 and 1.18). With 40 trial steps, as
+  many as 10 accepted ones, in the place of 40 accepted steps: 0.166 and 0.116; 0.65 and 0.04. With the first layers
+  held as they are: 0.156 and 0.119; 1.22 and 0.32. With both: 0.161 and 0.138; 1.33 and 0.41. The better a network is
+  trained, the further it is from the published curve, and all layers have to be trained for it.
+- LISTA whose layers learn a step size only stays worse than proximal gradient descent, by published factors: 1.3 and
+  1.4 (published for LISTA: 1.3 and 1.4); 2.4 and 3.3 (1.8 and 2.3).
+
+The comparison of the two forms is thus one of what training finds, not of what the networks can express; the claim
+stands for step sizes and not for matrices.
+"""
 
 from typing import Any
 
@@ -22,8 +39,14 @@ SOLVERS = {
     "PGD": "pgd",
     "APGD": "apgd",
 }
-NETWORKS = {"LISTA": ("lista", 1), "LPGD-Taut": ("lpgd_taut", 1), "LPGD-LISTA 20": ("lpgd_lista", 20)}
+NETWORKS = {
+    "LISTA": ("lista", 1),
+    "LISTA, step sizes": ("lista_step", 1),
+    "LPGD-Taut": ("lpgd_taut", 1),
+    "LPGD-LISTA 20": ("lpgd_lista", 20),
+}
 DEPTHS = {"quick": (0, 1, 2, 3, 5, 8), "paper": (0, 1, 2, 3, 5, 8, 13, 22, 40)}
+NOTE = "better trained than the published one: equal after one layer, and the module's text says what was checked"
 # Test suboptimality of the authors' code at depths 1, 2, 3, 5, 8: seed 42, 100 + 100 signals, 40 steps a depth.
 REFERENCE = {
     0.1: {
@@ -100,9 +123,10 @@ def _claims(methods: dict[str, np.ndarray], depths: tuple[int, ...], lam: float)
         paper, ours = published["LPGD-Taut"][3] / published[other][3], (taut / methods[other])[:, at5]
         claims.append(Claim.at_most(f"{text} {other}", paper, ours, bound))
     for at, ref in ((at3, 2), (at5, 3)):
-        what = f"lam = {lam}, depth {depths[at]}: LISTA (learned, synthesis) over analysis PGD without learning"
-        paper, ours = published["LISTA"][ref] / published["PGD"][ref], (methods["LISTA"] / methods["PGD"])[:, at]
-        claims.append(Claim.at_least(what, paper, ours, 1.0))
+        paper = published["LISTA"][ref] / published["PGD"][ref]
+        for name, learned, note in (("LISTA", "matrices", NOTE), ("LISTA, step sizes", "step sizes only", "")):
+            what = f"lam = {lam}, depth {depths[at]}: LISTA ({learned} learned) over PGD without learning"
+            claims.append(Claim.at_least(what, paper, (methods[name] / methods["PGD"])[:, at], 1.0, note=note))
     best = np.min([methods[name] for name in methods if name != "LPGD-Taut"], axis=0)
     shallow = [i for i, depth in enumerate(depths) if 1 <= depth <= 8]
     largest = (taut / best)[:, shallow].max(1)
