@@ -161,6 +161,8 @@ CASES = {
     "plain": {},
     "signed": {"positive": False},
     "rank1": {"rank1": True},
+    "wide": {"p": 20},  # more channels than atoms
+    "wide rank1": {"p": 20, "rank1": True},
     "window": {"window": np.hanning(18)[1:-1]},
     "mask": {"mask": np.arange(300) % 31 > 2},
     "background": {"background": smoothness},
@@ -170,8 +172,8 @@ CASES = {
 
 @pytest.mark.parametrize("options", CASES.values(), ids=list(CASES))
 def test_the_objective_never_rises_and_is_that_of_the_result(dtype, options):
-    signal, _, _ = recording(n=2, p=2, times=300)
     options = dict(options)
+    signal, _, _ = recording(n=2, p=options.pop("p", 2), times=300)
     if "background" in options:
         signal = signal + 2 * np.sin(np.arange(300) / 60)
         options["background"] = smoothness(300, 100.0)

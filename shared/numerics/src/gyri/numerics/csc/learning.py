@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, ScalarLike
 
 from ..validation import check_array, check_positive_int, check_scalar
 from .coordinates import coordinate_descent
-from .dictionary import check_window, confine, leading_pair, norms, update
+from .dictionary import check_window, confine, leading_pair, norms, rank1_factors, update
 from .initial import largest_patch
 from .operators import (
     Shaped,
@@ -86,9 +86,44 @@ def masked(data: LearnData, x: Array) -> Array:
     return x if data.mask is None else jnp.where(data.mask, x, 0)
 
 
-def residual_at(data: LearnData, atoms: Array, codes: Array, background: Array | None) -> Array:
-    """Residual, 0 where masked: there the model itself is imputed, and the objective is majorised."""
-    rest = data.signal - synthesis(atoms, codes)
+def is_wide(atoms: Array) -> bool:
+    """Whether there are more channels than atoms, so that work on the channels is to be avoided."""
+    return atoms.shape[1] > atoms.shape[0]
+
+
+def model_of(atoms: Array, codes: Array, rank1: bool) -> Array:
+    """Signal of the codes; atoms of rank one are convolved with their codes before they spread over the channels."""
+    if not (rank1 and is_wide(atoms)):
+        return synthesis(atoms, codes)
+    u, v = rank1_factors(atoms)
+    one = lambda v, z: synthesis(v[None, None], z[:, None], method="fft")[:, 0]
+    sources = jax.vmap(one, (0, 1), 1)(v, codes)
+    return jnp.einsum("kp,nkt->npt", u, sources, precision="highest")
+
+
+def correlations_at(atoms: Array, G: Array, codes: Array, target: Array, rank1: bool) -> Array:
+    """Correlations of the atoms with what the codes leave of the target, without the residual if it is wide."""
+    if not is_wide(atoms):
+        return correlate(atoms, target - synthesis(atoms, codes))
+    n = atoms.shape[2]
+    explained = synthesis(G, codes)[..., n - 1 : 1 - n or None]
+    if not rank1:
+        return correlate(atoms, target) - explained
+    u, v = rank1_factors(atoms)
+    sources = jnp.einsum("kp,npt->nkt", u, target, precision="highest")
+    one = lambda v, x: correlate(v[None, None], x[:, None], method="fft")[:, 0]
+    return jax.vmap(one, (0, 1), 1)(v, sources) - explained
+
+
+def target_at(data: LearnData, atoms: Array, codes: Array, background: Array | None, rank1: bool) -> Array:
+    """What atoms and codes have to explain; where masked it is what they do: the objective is majorised."""
+    target = data.signal if background is None else data.signal - background
+    return target if data.mask is None else jnp.where(data.mask, target, model_of(atoms, codes, rank1))
+
+
+def residual_at(data: LearnData, atoms: Array, codes: Array, background: Array | None, rank1: bool = False) -> Array:
+    """Residual, 0 where masked."""
+    rest = data.signal - model_of(atoms, codes, rank1)
     return masked(data, rest if background is None else rest - background)
 
 
@@ -105,12 +140,12 @@ def choose(better: Array, new: Any, old: Any) -> Any:
     return jax.tree.map(partial(jnp.where, better), new, old)
 
 
-def background_step(data: LearnData, atoms: Array, codes: Array) -> Array | None:
+def background_step(data: LearnData, atoms: Array, codes: Array, rank1: bool = False) -> Array | None:
     """Best background for given atoms and codes."""
     if data.background is None:
         return None
     weight = None if data.mask is None else data.mask.astype(data.signal.dtype)
-    rest = masked(data, data.signal - synthesis(atoms, codes))
+    rest = masked(data, data.signal - model_of(atoms, codes, rank1))
     return jnp.asarray(data.background.prox(rest, weight), data.signal.dtype)
 
 
@@ -125,16 +160,15 @@ def start_learning(data: LearnData, atoms: Array) -> LearnState:
     return LearnState(atoms, codes, background, value, trace, no, no)
 
 
-def revive(data: LearnData, atoms: Array, codes: Array, residual: Array, rank1: bool) -> tuple[Array, Array]:
-    """Replace the first atom without codes by the residual's window of the largest energy, if others have some."""
-    unused = ~jnp.any(codes != 0, (0, 2))
+def revive(data: LearnData, atoms: Array, unused: Array, residual: Array, rank1: bool) -> tuple[Array, Array]:
+    """Replace the first unused atom by the residual's window of the largest energy, if that has any."""
     patch = largest_patch(residual, atoms.shape[2:])
     patch = patch if data.window is None else patch * data.window
     if rank1:
         u, v = leading_pair(patch)
         patch = u[:, :, None] * v[:, None]
     size = norms(patch)
-    revived = unused.any() & ~unused.all() & (size > 0).all()
+    revived = (size > 0).all()
     first = jnp.arange(unused.size) == jnp.argmax(unused)
     new = jnp.where(first[:, None, None], patch / jnp.where(size > 0, size, 1), atoms)
     return jnp.where(revived, new, atoms), revived
@@ -153,42 +187,41 @@ def learn_step(
 ) -> LearnState:
     """One iteration: codes, background, atoms, each of which keeps what it had where rounding would make it worse."""
     atoms, codes, background, before, *_ = state
-    residual = residual_at(data, atoms, codes, background)
+
+    def value_of(atoms: Array, codes: Array, background: Array | None) -> Array:
+        return value_at(data, residual_at(data, atoms, codes, background, rank1), codes, background)
+
+    G = gram(atoms)
+    target = target_at(data, atoms, codes, background, rank1)
+    beta = correlations_at(atoms, G, codes, target, rank1)
+    stop = sweep_stop * data.lam
     free = jnp.ones(codes.shape, bool)
-    swept, _ = coordinate_descent(
-        codes,
-        correlate(atoms, residual),
-        gram(atoms),
-        data.lam,
-        free,
-        n_sweeps,
-        sweep_stop * data.lam,
-        positive=positive,
-    )
-    swept_residual = residual_at(data, atoms, swept, background)
-    value = value_at(data, swept_residual, swept, background)
-    better = value <= before
-    codes, residual, after_codes = choose(better, (swept, swept_residual, value), (codes, residual, before))
+    swept, _ = coordinate_descent(codes, beta, G, data.lam, free, n_sweeps, stop, positive=positive)
+    value = value_of(atoms, swept, background)
+    codes, after_codes = choose(value <= before, (swept, value), (codes, before))
     values = [after_codes]
 
     if background is not None:
-        moved = background_step(data, atoms, codes)
-        moved_residual = residual_at(data, atoms, codes, moved)
-        value = value_at(data, moved_residual, codes, moved)
-        better = value <= values[-1]
-        background, residual, value = choose(better, (moved, moved_residual, value), (background, residual, values[-1]))
+        moved = background_step(data, atoms, codes, rank1)
+        value = value_of(atoms, codes, moved)
+        background, value = choose(value <= values[-1], (moved, value), (background, values[-1]))
         values.append(value)
 
     # The statistics are those of the background just found; masked samples hold the model as it is now.
-    C, E = statistics(codes, residual + synthesis(atoms, codes), atoms.shape[2])
+    C, E = statistics(codes, target_at(data, atoms, codes, background, rank1), atoms.shape[2])
     new = update(atoms, C, E, data.window, 1e-8, rank1=rank1, n_steps=n_steps)
-    new_residual = residual_at(data, new, codes, background)
-    value = value_at(data, new_residual, codes, background)
+    value = value_of(new, codes, background)
     better = (value <= values[-1]) & jnp.any(codes != 0)
-    atoms, residual, value = choose(better, (new, new_residual, value), (atoms, residual, values[-1]))
+    atoms, value = choose(better, (new, value), (atoms, values[-1]))
     values.append(value)
     small = jnp.maximum(before - values[-2], values[-2] - value) <= eps * jnp.abs(value)
-    atoms, revived = revive(data, atoms, codes, residual, rank1)
+    unused = ~jnp.any(codes != 0, (0, 2))
+    atoms, revived = jax.lax.cond(
+        unused.any() & ~unused.all(),
+        lambda atoms: revive(data, atoms, unused, residual_at(data, atoms, codes, background, rank1), rank1),
+        lambda atoms: (atoms, jnp.zeros((), bool)),
+        atoms,
+    )
     # An atom revived for the first time deserves an iteration; one that stays unused does not hold up the end.
     converged = small & (~revived | state.revived)
     return LearnState(atoms, codes, background, value, jnp.stack(values), revived, converged)

@@ -14,6 +14,7 @@ from ..validation import check_array, check_option, check_positive_int, check_sc
 
 Shaped = Float[Any, "..."]
 METHODS = ("auto", "direct", "fft")
+BLOCK = 8  # length of the blocks of a signal that are transformed, in atoms
 
 
 def fft_shape(shape: Sequence[int]) -> tuple[int, ...]:
@@ -104,6 +105,35 @@ def signal_of(spectrum: Array, length: Sequence[int]) -> Array:
     return jnp.fft.irfftn(flat, length, tuple(range(1, n + 1))).reshape(*spectrum.shape[: spectrum.ndim - n], *length)
 
 
+def block_length(n: int, n_times: int) -> int | None:
+    """Length of the blocks in which a signal is transformed; None where one transform of all is as good.
+
+    Blocks stay in the cache, and the atoms' transforms are no longer than they are: the cost is linear in time, and
+    hardly depends on the number of atoms times channels.
+    """
+    size = fft_shape((max(BLOCK * n, 256),))[0]
+    return size if n_times >= 3 * size else None
+
+
+def block_spectra(x: Array, n: int, size: int, n_positions: int) -> Array:
+    """Transforms (..., n_blocks, n_frequencies) of blocks of x (..., n_times) that overlap by n - 1.
+
+    What is computed from one block holds at size - n + 1 positions, the next ones are those of the next block.
+    """
+    hop, lead = size - n + 1, x.shape[:-1]
+    n_blocks = -(-n_positions // hop)
+    x = jnp.pad(x, (*[(0, 0)] * len(lead), (0, n_blocks * hop + n - 1 - x.shape[-1])))
+    own = x[..., : n_blocks * hop].reshape(*lead, n_blocks, hop)
+    following = jnp.concatenate([own[..., 1:, : n - 1], x[..., None, n_blocks * hop :]], -2)
+    return spectrum_of(jnp.concatenate([own, following], -1), (size,))
+
+
+def join_blocks(spectra: Array, n: int, size: int, n_positions: int, skip: int) -> Array:
+    """Signal (..., n_positions) of the blocks whose first `skip` samples, or else last n - 1, wrapped."""
+    blocks = signal_of(spectra, (size,))[..., skip : skip + size - n + 1]
+    return blocks.reshape(*blocks.shape[:-2], -1)[..., :n_positions]
+
+
 def dimension_numbers(n_axes: int) -> jax.lax.ConvDimensionNumbers:
     """Batch, feature, then space, for inputs, kernels and outputs alike."""
     order = tuple(range(n_axes + 2))
@@ -126,6 +156,10 @@ def synthesis(atoms: Array, codes: Array, *, method: str = "auto") -> Array:
             dimension_numbers=dimension_numbers(len(kernel)),
             precision=jax.lax.Precision.HIGHEST,
         )
+    if len(kernel) == 1 and (size := block_length(n := kernel[0], times[0])):
+        z = block_spectra(jnp.pad(codes, ((0, 0), (0, 0), (n - 1, n - 1))), n, size, times[0])
+        spectrum = jnp.einsum("nkbf,kpf->npbf", z, spectrum_of(atoms, (size,)), precision="highest")
+        return join_blocks(spectrum, n, size, times[0], n - 1)
     length = fft_shape(times)
     spectrum = jnp.einsum(
         "nk...,kp...->np...",
@@ -150,6 +184,10 @@ def correlate(atoms: Array, signal: Array, *, method: str = "auto") -> Array:
             dimension_numbers=dimension_numbers(len(kernel)),
             precision=jax.lax.Precision.HIGHEST,
         )
+    if len(kernel) == 1 and (size := block_length(n := kernel[0], times[0])):
+        x = block_spectra(signal, n, size, times[0] - n + 1)
+        spectrum = jnp.einsum("npbf,kpf->nkbf", x, jnp.conj(spectrum_of(atoms, (size,))), precision="highest")
+        return join_blocks(spectrum, n, size, times[0] - n + 1, 0)
     length = fft_shape(times)  # a circular correlation of this length is exact at the valid positions
     transformed = jnp.conj(spectrum_of(atoms, length))
     spectrum = jnp.einsum("np...,kp...->nk...", spectrum_of(signal, length), transformed, precision="highest")
@@ -277,14 +315,17 @@ def atom_gram(atoms: Shaped) -> Float[Array, "n_atoms n_atoms *lags"]:
 @partial(jax.jit, static_argnames="n_times_atom")
 def statistics(codes: Array, signal: Array, n_times_atom: int) -> tuple[Array, Array]:
     """`code_statistics` without checks."""
-    n = n_times_atom
-    shape = fft_shape((signal.shape[-1] + n - 1,))  # room for all lags: nothing wraps
-    z, x = spectrum_of(codes, shape), spectrum_of(signal, shape)
-    both = jnp.einsum("nkf,nlf->klf", jnp.conj(z), jnp.concatenate([z, x], 1), precision="highest")
-    lags = signal_of(both, shape)
-    n_atoms = codes.shape[1]
+    n, n_atoms, n_positions = n_times_atom, *codes.shape[1:]
+    size = block_length(n, signal.shape[-1]) or fft_shape((max(signal.shape[-1], 2 * n - 2),))[0]
+    hop = size - n + 1
+    # A block of codes, ending in zeros, against the longer block of all that follows within an atom: nothing wraps.
+    both = jnp.concatenate([jnp.pad(codes, ((0, 0), (0, 0), (0, n - 1))), signal], 1)
+    n_blocks = -(-n_positions // hop)
+    own = jnp.pad(codes, ((0, 0), (0, 0), (0, n_blocks * hop - n_positions))).reshape(-1, n_atoms, n_blocks, hop)
+    z, x = spectrum_of(own, (size,)), block_spectra(both, n, size, n_positions)
+    lags = signal_of(jnp.einsum("nkbf,nlbf->klf", jnp.conj(z), x, precision="highest"), (size,))[..., :n]
     C = lags[:, :n_atoms]
-    return jnp.concatenate([C[..., shape[0] - n + 1 :], C[..., :n]], -1), lags[:, n_atoms:, :n]
+    return jnp.concatenate([jnp.flip(jnp.swapaxes(C, 0, 1)[..., 1:], -1), C], -1), lags[:, n_atoms:]
 
 
 def code_statistics(
