@@ -62,10 +62,11 @@ def test_inner_errors_are_excesses_of_the_proximal_problem():
         start, step, _ = NETWORKS["lpgd_lista"].build(c, x, data.lam, 5, None)
         weights = jax.tree.map(lambda leaf: leaf[0], params["layers"])
         u, near = np.asarray(start), np.asarray(step(weights, start))
-    A, rho = np.asarray(A), np.linalg.norm(A, 2) ** 2
+    A, x = np.asarray(A), np.asarray(x)
+    rho = np.linalg.norm(A, 2) ** 2
     y = u - (u @ A.T - x) @ A / rho
     excess = [value(n, row, np.eye(8), 0.3 / rho) - value(prox(row, 0.3 / rho), row, np.eye(8), 0.3 / rho)
-              for n, row in zip(near, np.asarray(y))]  # fmt: skip
+              for n, row in zip(near, y)]  # fmt: skip
     assert found.shape == (2,)
     assert found[0] == pytest.approx(np.mean(excess), rel=1e-6)
     assert (found > 0).all()

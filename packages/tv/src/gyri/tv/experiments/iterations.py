@@ -30,10 +30,8 @@ def curves(setting: tuple[int, int, int]) -> dict[str, np.ndarray]:
     with jax.enable_x64(True):
         x, _, _, A = simulate(seed, n, k=SIZE, m=SIZE, sparsity=SPARSITY)
         least = solve(x, A, LAM, solver="admm", max_iter=20_000, tol=1e-10, check_every=100).objective.mean()
-        run = lambda solver: (
-            solve(x, A, LAM, solver=solver, max_iter=n_iter, check_every=CHECKS, tol=0, history=True).history
-        )
-        return {name: np.asarray(run(solver).mean(0) - least) for name, solver in SOLVERS.items()}
+        run = lambda solver: solve(x, A, LAM, solver=solver, max_iter=n_iter, check_every=CHECKS, tol=0, history=True)
+        return {name: np.mean(np.asarray(run(solver).history), 0) - float(least) for name, solver in SOLVERS.items()}
 
 
 def reach(curve: np.ndarray, target: float) -> float:
