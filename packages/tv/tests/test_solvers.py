@@ -94,7 +94,7 @@ def test_the_identity_leads_to_the_proximal_operator(x64, solver):
 def test_operators_are_their_matrices(x64, tall, solver):
     kernel = linalg.convolution(np.array([1.0, 0.4, 0.1, 0.0, -0.1]), 8)
     matrix = np.asarray(kernel.rmatvec(jnp.eye(12)))
-    first, second = (solve(tall[0], A, 0.5, solver=solver, max_iter=3000, tol=1e-11) for A in (kernel, matrix))
+    first, second = (solve(tall[0], A, 0.5, solver=solver, max_iter=50_000, tol=1e-11) for A in (kernel, matrix))
     np.testing.assert_allclose(first.objective, second.objective, rtol=1e-8)
 
 
