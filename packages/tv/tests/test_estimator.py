@@ -85,7 +85,8 @@ def test_save_and_load(tmp_path, signals, options):
     assert again.score(x) == model.score(x)
     for name in ("loss", "n_layers"):
         np.testing.assert_array_equal(again.history_[name], model.history_[name])
-    assert LearnedTV.load(path, optimizer=optax.adam(1e-3)).fit(x, A).history_["loss"].size == 4
+    if model.network == "condat_vu":
+        assert LearnedTV.load(path, optimizer=optax.adam(1e-3)).fit(x, A).history_["loss"].size == 4
 
 
 def test_damaged_and_foreign_files(tmp_path, fitted):
@@ -100,11 +101,11 @@ def test_damaged_and_foreign_files(tmp_path, fitted):
 
 
 def test_double_precision_and_operators(x64):
-    kernel = linalg.convolution(np.array([1.0, 0.6, 0.2]), 10)
+    kernel = linalg.convolution(np.array([1.0, 0.6, 0.2]), 12, "same")
     x = np.random.default_rng(0).standard_normal((20, 12))
-    model = LearnedTV(2, max_iter=6, verbose=False).fit(x, kernel)
+    model = LearnedTV(1, max_iter=2, verbose=False).fit(x, kernel)
     assert model.transform(x).dtype == np.float64
-    assert model.A_.shape == (12, 10)
+    np.testing.assert_allclose(x @ model.A_.T, kernel.matvec(jnp.asarray(x)), atol=1e-12)
     identity = LearnedTV(1, max_iter=2, verbose=False).fit(x, None)
     lam = 0.1 * lambda_max(x, None)
     reached = objective(identity.transform(x), x, None, lam)

@@ -23,6 +23,7 @@ TR = 1.89  # seconds
 LAM = 0.1
 N_TIMES, HOP = 100, 25  # samples of a window, and between the starts of two
 DEPTHS = {"quick": (0, 1, 2, 3, 5, 8), "paper": (0, 1, 2, 3, 5, 8, 13, 22, 40)}
+SHOWN = 3  # layers and iterations of the fits in the figure
 NEEDS = 'the BOLD series that come with nitime: pip install "gyri-tv[data]"'
 
 
@@ -41,8 +42,8 @@ def windows(series: np.ndarray) -> np.ndarray:
     return (cut - cut.mean(-1, keepdims=True)) / cut.std(-1, keepdims=True)
 
 
-def curves(setting: tuple[np.ndarray, int, int, tuple[int, ...]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Mean test suboptimality by depth, for (windows, seed, steps a depth, depths), and one test signal's fits."""
+def curves(setting: tuple[np.ndarray, int, int, tuple[int, ...]]) -> tuple[dict[str, np.ndarray], tuple]:
+    """Mean test suboptimality by depth, for (windows, seed, steps a depth, depths), and one test signal with fits."""
     cut, seed, n_steps, depths = setting
     order = np.random.default_rng(seed).permutation(len(cut))
     with jax.enable_x64(True):
@@ -63,7 +64,9 @@ def curves(setting: tuple[np.ndarray, int, int, tuple[int, ...]]) -> tuple[dict[
             u = apply_network(params, x_test, A, LAM, n_layers=depth)
             values.append(float(objective(u, x_test, A, LAM).mean() - least))
         found["LPGD-Taut"] = np.array(values)
-        return found, np.stack([exact.u[0], u[0], run.u[0]])
+        learned = apply_network(params, x_test[:1], A, LAM, n_layers=SHOWN)[0]
+        iterated = solve(x_test[0], A, LAM, max_iter=SHOWN, tol=0).u
+        return found, tuple(np.asarray(v) for v in (x_test[0], exact.u[0] @ A.T, exact.u[0], learned, iterated))
 
 
 @experiment(paper="tv", figure="Figure 5", title="fMRI: a few learned layers beat accelerated iterations")
@@ -81,10 +84,10 @@ def bold(scale: str, key: int, sweep: Any) -> Result:
         Claim.at_most(f"{text} {depth}", "below 1", (methods["LPGD-Taut"] / methods["APGD"])[:, i], 1.0)
         for i, depth in enumerate(depths) if 1 <= depth <= 8
     ]  # fmt: skip
-    figures = {"depth": _convergence(methods, depths), "signal": _signals(fits[0], depths[-1])}
+    figures = {"depth": _convergence(methods, depths), "signal": _signals(*fits[0])}
     captions = {
         "depth": f"Test suboptimality by depth, mean of five draws of regions, {n_steps} steps a depth.",
-        "signal": f"Activity behind one region's BOLD: the minimum, and after {depths[-1]} layers or iterations.",
+        "signal": f"One region's BOLD and the activity behind it: at the minimum, after {SHOWN} layers or iterations.",
     }
     used = "resting BOLD of 28 regions, nitime, in windows of 100 scans"
     return Result(claims, figures, Data.stand_in(for_="UK Biobank resting state", used=used), captions)
@@ -98,10 +101,13 @@ def _convergence(methods: dict[str, np.ndarray], depths: tuple[int, ...]) -> Any
     return figure
 
 
-def _signals(fits: np.ndarray, depth: int) -> Any:
+def _signals(x: np.ndarray, fit: np.ndarray, exact: np.ndarray, learned: np.ndarray, iterated: np.ndarray) -> Any:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    names = ("minimum", f"LPGD-Taut, {depth} layers", f"APGD, {depth} iterations")
-    plot_signals(dict(zip(names, fits)), sfreq=1 / TR, ax=figure.subplots())
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    plot_signals({"BOLD": x, "fit at the minimum": fit}, sfreq=1 / TR, ax=above)
+    above.set(xlabel="")
+    activity = {"minimum": exact, f"LPGD-Taut, {SHOWN} layers": learned, f"APGD, {SHOWN} iterations": iterated}
+    plot_signals(activity, sfreq=1 / TR, ax=below)
     return figure

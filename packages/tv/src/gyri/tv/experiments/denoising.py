@@ -11,7 +11,7 @@ from gyri.reproduce import Claim, Data, Result, experiment
 from ..prox import prox_tv1d, prox_tv2d
 
 NOISE = 0.1  # of the range of the picture
-PENALTIES = (0.04, 0.06, 0.08, 0.1, 0.13)
+PENALTIES = (0.02, 0.03, 0.04, 0.06, 0.09)
 
 
 def picture(scale: str) -> np.ndarray:

@@ -68,7 +68,7 @@ def inner_error(scale: str, key: int, sweep: Any) -> Result:
         ax.semilogy(layers, np.median(values, 0), marker="o", markersize=4, label=name, **style)
         ax.fill_between(layers, values.min(0), values.max(0), color=style["color"], alpha=0.1, linewidth=0)
     ax.set(xlabel="Layer", ylabel="Excess of the proximal problem's objective")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.locator_params(axis="x", integer=True)
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize="small")
 
