@@ -328,7 +328,13 @@ def online_step(data: LearnData, carry: Carry, levels: Levels, plan: Plan, key: 
     memory = (FORGET * carry.memory[0] + C, FORGET * carry.memory[1] + E)
     new = update(atoms, *memory, data.window, UPDATE_TOL, rank1=plan.rank1, n_steps=N_STEPS)
     used = jnp.diagonal(memory[0][..., n - 1])  # squares of all codes so far: an atom without any is replaced
-    new, revived = revive(windows, new, used[None, :, None], residual, plan.rank1)
+    unused = used == 0
+    new, revived = jax.lax.cond(
+        unused.any() & ~unused.all(),
+        lambda atoms: revive(windows, atoms, unused, residual, plan.rank1),
+        lambda atoms: (atoms, jnp.zeros((), bool)),
+        new,
+    )
     change = jnp.sqrt(jnp.sum(jnp.square(new - atoms)) / jnp.sum(jnp.square(atoms)))
     scale = data.signal.shape[0] * data.signal.shape[-1] / (plan.batch_size * plan.window_length)
     value = scale * value  # as if all the recording were like these windows
