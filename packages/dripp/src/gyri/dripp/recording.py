@@ -1,5 +1,6 @@
 """From a recording to events: rank-1 convolutional dictionary learning, then thresholded activations. Needs MNE."""
 
+import math
 import warnings
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from gyri.numerics.csc import csc_lambda_max, init_atoms, rank1_from_full
+from gyri.numerics.csc import csc_lambda_max, csc_solve, init_atoms, rank1_from_full
 from gyri.numerics.csc.dictionary import confine
 from gyri.numerics.csc.learning import LearnData, LearnState, finish_learning, learn_step, start_learning
 from gyri.numerics.loops import scan_chunks
@@ -102,8 +103,10 @@ def events_from_raw(
     reg : float
         Sparsity of the activations, as a part of the smallest level at which all are zero.
     threshold, percent, per_atom, min_distance
-        As for `events_from_activations`. Activations are in the recording's unit (volts, teslas) times a
-        unit-norm atom where all channels have one type, else in standard deviations.
+        As for `events_from_activations`. Activations multiply atoms of unit norm, and are in the recording's unit
+        (volts, teslas) where all channels have one type, else in standard deviations. They are freed from the
+        shrinkage of the penalty, and those of an atom within `min_distance` are added up first: one occurrence is
+        spread over neighbouring samples.
     max_iter : int
         Most iterations.
     n_restarts : int
@@ -161,7 +164,8 @@ def events_from_raw(
         if best is None or state.objective < best.objective:
             best = state
     assert best is not None
-    (u, v), z = rank1_from_full(best.atoms), np.asarray(best.codes[0], np.float64)
+    z = _gather(np.asarray(_amplitudes(best, signal, valid), np.float64), math.ceil(min_distance * sfreq))
+    u, v = rank1_from_full(best.atoms)
     size = np.linalg.norm(v, axis=1)
     # The energy of an atom's part needs no signal: activations overlap little.
     order = np.argsort(-np.square(size) * np.square(z).sum(1), kind="stable")
@@ -175,6 +179,32 @@ def events_from_raw(
     events = events_from_activations(whole, sfreq, min_distance=min_distance, atoms=temporal, **options)
     events = [times[mask[np.rint(times * sfreq).astype(int)]] for times in events]
     return RawEvents(events, spatial, temporal, sfreq, x.shape[1] / sfreq, chosen.info)
+
+
+def _amplitudes(state: LearnState, signal: Array, mask: Any) -> Array:
+    """Activations without the shrinkage of the penalty, shape (n_atoms, n_positions)."""
+    if not jnp.any(state.codes != 0):
+        return state.codes[0]
+    support = state.codes > 0
+    return csc_solve(signal, state.atoms, 0.0, codes=state.codes, mask=mask, support=support, tol=_TOL_FINAL).codes[0]
+
+
+def _gather(z: Float[np.ndarray, "n_atoms n_times"], reach: int) -> Float[np.ndarray, "n_atoms n_times"]:
+    """Put the activations within `reach` samples of a large one together, at their mean place.
+
+    An atom that occurs between two samples, or is smooth, has its activation spread over some neighbours.
+    """
+    gathered = np.zeros_like(z)
+    for row, left in zip(gathered, z.copy(), strict=True):
+        active = np.flatnonzero(left)
+        for t in active[np.argsort(-left[active], kind="stable")]:
+            if left[t] > 0:
+                near = slice(max(t - reach, 0), t + reach + 1)
+                total = left[near].sum()
+                place = near.start + round(left[near] @ np.arange(left[near].size) / total)
+                row[place] += total
+                left[near] = 0
+    return gathered
 
 
 def _read(raw: Any, picks: Any) -> tuple[Any, Float[np.ndarray, "n_channels n_times"], Bool[np.ndarray, " n_times"]]:
@@ -238,7 +268,7 @@ def _learn(
     from scipy.signal.windows import tukey
 
     window = np.maximum(tukey(n_times_atom), 1e-9)  # atoms fade in and out
-    atoms = init_atoms(key, signal, n_atoms, n_times_atom, mask=mask, rank1=True, window=window)
+    atoms = init_atoms(key, signal, n_atoms, n_times_atom, method="kmeans", mask=mask, rank1=True, window=window)
     lam = jnp.full(n_atoms, reg * csc_lambda_max(atoms, signal if mask is None else jnp.where(mask, signal, 0)))
     data = LearnData(signal, lam, mask, jnp.asarray(window, signal.dtype), None)
     state = start_learning(data, confine(atoms, rank1=True))

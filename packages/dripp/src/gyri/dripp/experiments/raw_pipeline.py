@@ -76,7 +76,9 @@ def simulate_topographies() -> tuple[Any, Float[np.ndarray, "n_sources n_channel
     places = np.array([head["r0"] + depth * radius * unit(direction) for direction, depth, _ in DIPOLES])
     orientations = np.array([unit(orientation) for *_, orientation in DIPOLES])
     n = len(DIPOLES)
-    dipoles = mne.Dipole(np.arange(n) / SFREQ, places, np.full(n, 1e-8), orientations, np.full(n, 100.0), verbose="error")
+    dipoles = mne.Dipole(
+        np.arange(n) / SFREQ, places, np.full(n, 1e-8), orientations, np.full(n, 100.0), verbose="error"
+    )
     forward, _ = mne.make_forward_dipole(dipoles, head, info, verbose="error")
     gain = forward["sol"]["data"].T
     gain = gain - gain.mean(1, keepdims=True)
@@ -156,7 +158,7 @@ def run_pipeline(seed: int, duration: float = DURATION, n_resamples: int = 199) 
     """
     raw, drivers, truth = simulate_raw(seed, duration)
     events = events_from_raw(
-        raw, N_ATOMS, ATOM_DURATION, threshold=THRESHOLD * NOISE, max_iter=50, key=seed, progress=False
+        raw, N_ATOMS, ATOM_DURATION, threshold=THRESHOLD * NOISE, max_iter=40, key=seed, progress=False
     )
     atom, similarity = match(events.spatial, truth)
     with jax.enable_x64(True):
@@ -198,7 +200,9 @@ def raw_pipeline(scale: str, key: int, sweep: Any) -> Result:
             Claim.close(f"latency, {name} source", 1e3 * true_m, 1e3 * m, atol=10.0, unit="ms"),
             Claim.close(f"alpha, {name} source", true_alpha, alpha, atol=0.2 * true_alpha),
             Claim.info(f"jitter, {name} source", 1e3 * PUBLISHED.sigma[atom, driver], 1e3 * sigma, unit="ms"),
-            Claim.at_most(f"p, {name} source after {DRIVERS[driver]} stimuli", 0, stacked.pvalue[:, atom, driver], 0.01),
+            Claim.at_most(
+                f"p, {name} source after {DRIVERS[driver]} stimuli", 0, stacked.pvalue[:, atom, driver], 0.01
+            ),
         ]
     for atom, source in enumerate(SOURCES):
         for driver, name in enumerate(DRIVERS):
@@ -208,6 +212,9 @@ def raw_pipeline(scale: str, key: int, sweep: Any) -> Result:
     events, one, model = run_pipeline(key, n_resamples=1)
     figures = {"Atoms": events.plot_atoms(one.atom.tolist()), "Rates": draw_intensities(model, range(len(SOURCES)))}
     order = ", ".join(SOURCES)
-    captions = {"Atoms": f"As learned from one recording: {order}.", "Rates": f"After a stimulus, the same atoms: {order}."}
+    captions = {
+        "Atoms": f"As learned from one recording: {order}.",
+        "Rates": f"After a stimulus, the same atoms: {order}.",
+    }
     data = Data.simulated(f"{len(found)} recordings of EEG by MNE's forward model, 60 channels, 278 s")
     return Result(claims, figures, data, captions)
