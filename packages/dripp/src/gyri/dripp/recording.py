@@ -148,6 +148,8 @@ def events_from_raw(
     """
     n_atoms = check_positive_int(n_atoms, "n_atoms")
     check_scalar(reg, "reg", minimum=0, strict=True)
+    check_scalar(min_distance, "min_distance", minimum=0)
+    check_scalar(threshold, "threshold", minimum=0, maximum=100 if percent else None)
     max_iter, n_restarts = check_positive_int(max_iter, "max_iter"), check_positive_int(n_restarts, "n_restarts")
     chosen, x, mask = _read(raw, picks)
     sfreq = float(chosen.info["sfreq"])
