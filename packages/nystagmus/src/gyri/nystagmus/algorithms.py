@@ -362,13 +362,13 @@ def _codes_shape(data: LearnData, plan: Plan) -> tuple[int, int, int]:
 def encode(data: LearnData, atoms: Array, levels: Levels, plan: Plan) -> tuple[Array, Array | None]:
     """Codes and background by some rounds of descent from zero."""
     codes = jnp.zeros(_codes_shape(data, plan), atoms.dtype)
-    free, G = jnp.ones(codes.shape, bool), gram(atoms)
+    G = gram(atoms)
 
     def improve(_: Any, state: tuple) -> tuple:
         codes, background = state
         beta = correlate(atoms, residual_at(data, atoms, codes, background))
         stop = 0.1 * levels.tol * data.lam
-        codes, _ = coordinate_descent(codes, beta, G, data.lam, free, plan.n_sweeps, stop, positive=plan.positive)
+        codes, _ = coordinate_descent(codes, beta, G, data.lam, None, plan.n_sweeps, stop, positive=plan.positive)
         return codes, background_step(data, atoms, codes)
 
     return jax.lax.fori_loop(0, ONLINE_ROUNDS, improve, (codes, background_step(data, atoms, codes)))

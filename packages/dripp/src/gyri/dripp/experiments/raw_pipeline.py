@@ -187,7 +187,7 @@ def raw_pipeline(scale: str, key: int, sweep: Any) -> Result:
         return Result(missing, {}, Data.missing(needs='MNE: pip install "gyri-dripp[mne]"'))
     seeds, n_resamples = (range(key, key + 5), 199) if scale == "quick" else (range(key, key + 20), 999)
     found = sweep(find_sources, [(seed, n_resamples) for seed in seeds])
-    stacked = Found(*(np.stack(leaves) for leaves in zip(*found, strict=True)))
+    stacked = Found._make(np.stack(leaves) for leaves in zip(*found, strict=True))
     claims = [
         Claim.at_least(f"cosine of the {name} source's topography with its atom's", 1.0, stacked.similarity[:, k], 0.95)
         for k, name in enumerate(SOURCES)

@@ -88,9 +88,8 @@ def greedily(
         atoms = jax.lax.dynamic_update_slice_in_dim(atoms, atom, k, 0)
         beta = correlate(atoms, signal)
         lam = jnp.broadcast_to(GREEDY_LEVEL * largest_correlation(atoms, signal), n_atoms)
-        free = jnp.ones(beta.shape, bool)
         start = jnp.zeros_like(beta)
-        codes, _ = coordinate_descent(start, beta, gram(atoms), lam, free, GREEDY_SWEEPS, 1e-2 * lam, positive=True)
+        codes, _ = coordinate_descent(start, beta, gram(atoms), lam, None, GREEDY_SWEEPS, 1e-2 * lam, positive=True)
         return atoms, jnp.where(valid, signal - synthesis(atoms, codes), 0)
 
     atoms = jnp.zeros((n_atoms, signal.shape[1], *kernel), signal.dtype)

@@ -195,8 +195,7 @@ def learn_step(
     target = target_at(data, atoms, codes, background, rank1)
     beta = correlations_at(atoms, G, codes, target, rank1)
     stop = sweep_stop * data.lam
-    free = jnp.ones(codes.shape, bool)
-    swept, _ = coordinate_descent(codes, beta, G, data.lam, free, n_sweeps, stop, positive=positive)
+    swept, _ = coordinate_descent(codes, beta, G, data.lam, None, n_sweeps, stop, positive=positive)
     value = value_of(atoms, swept, background)
     codes, after_codes = choose(value <= before, (swept, value), (codes, before))
     values = [after_codes]

@@ -106,10 +106,20 @@ def greedy(
     problem: Problem, codes: Array, *, tol: Array, positive: bool, max_iter: int, polish: bool
 ) -> tuple[Array, Array, Array]:
     """Codes, violation and number of sweeps of coordinate descent, with the support solved exactly in between."""
-    free = jnp.ones(codes.shape, bool) if problem.support is None else problem.support
+    free = problem.support
     lam, scale, G = problem.lam, problem.scale, problem.G
     assert G is not None
-    exact = jax.vmap(polish_trial, in_axes=(0, 0, None, 0, None, None))
+    slack = 0.1 * tol * scale
+
+    def exact(*trials: Array) -> tuple[Array, Array]:
+        def one(z: Array, beta: Array, chosen: Array) -> tuple[Array, Array]:
+            return polish_trial(z, beta, lam, chosen, G, slack)
+
+        # On a CPU a batch of small factorisations is far slower than one after the other.
+        solved: tuple[Array, Array] = jax.lax.platform_dependent(
+            *trials, cpu=lambda *t: jax.lax.map(lambda x: one(*x), t), default=jax.vmap(one)
+        )
+        return solved
 
     def body(state: tuple) -> tuple:
         n_iter, z, beta, loose, _ = state
@@ -118,8 +128,8 @@ def greedy(
         beta = correlations(problem, z)
         if polish:
             near = (beta if positive else jnp.abs(beta)) > 0.999 * per_atom_level(lam, z)
-            chosen = free if problem.support is not None else (z != 0) | near
-            z, fits = exact(z, beta, lam, chosen & free, G, 0.1 * tol * scale)
+            chosen = (z != 0) | near if free is None else free
+            z, fits = exact(z, beta, chosen)
             beta = correlations(problem, z)
             # Where the support does not fit (yet), the sweeps alone must get further.
             loose = jnp.where(fits.all(), loose, jnp.maximum(0.1 * loose, 0.1 * tol))

@@ -82,26 +82,36 @@ def solve_on(support: Support, free: Array, rhs: Array, ridge: Array) -> Array:
     lower = jnp.where(following[:, :, None] & free[:, None, :], support.lower, 0)
     left = partial(jax.lax.linalg.triangular_solve, left_side=True, lower=True)
 
-    def forward(carry: tuple, chunk: tuple) -> tuple:
-        schur, moved = carry
-        block, coupling, b = chunk
+    def factor(schur: Array, moved: Array, block: Array, coupling: Array, b: Array) -> tuple:
         root = jax.lax.linalg.cholesky(block - schur, symmetrize_input=False)
         # One triangular solve for the coupling and the right-hand side together.
         solved = left(root, jnp.concatenate([coupling.T, (b - moved)[:, None]], 1))
         across, u = solved[:, :-1], solved[:, -1]
         gram = jnp.matmul(across.T, solved, precision="highest")
-        return (gram[:, :-1], gram[:, -1]), (root, across, u)
+        return gram[:, :-1], gram[:, -1], root, across, u
+
+    def nothing(*_: Array) -> tuple:
+        return jnp.zeros_like(eye), zero, eye, jnp.zeros_like(eye), zero
+
+    def forward(carry: tuple, chunk: tuple) -> tuple:
+        busy, *data = chunk
+        schur, moved, *factors = jax.lax.cond(busy, factor, nothing, *carry, *data)
+        return (schur, moved), (busy, *factors)
+
+    def substitute(following: Array, root: Array, across: Array, u: Array) -> Array:
+        b = u - jnp.matmul(across, following, precision="highest")
+        return left(root, b[:, None], transpose_a=True)[:, 0]
 
     def backward(following: Array, chunk: tuple) -> tuple:
-        root, across, u = chunk
-        b = u - jnp.matmul(across, following, precision="highest")
-        x = left(root, b[:, None], transpose_a=True)[:, 0]
+        busy, *factors = chunk
+        x = jax.lax.cond(busy, substitute, lambda *_: zero, following, *factors)
         return x, x
 
     zero = jnp.zeros(CHUNK, rhs.dtype)
     factors: tuple
     x: Array
-    _, factors = jax.lax.scan(forward, (jnp.zeros_like(eye), zero), (diagonal, lower, rhs))
+    busy = free.any(1)  # most chunks are empty padding
+    _, factors = jax.lax.scan(forward, (jnp.zeros_like(eye), zero), (busy, diagonal, lower, rhs))
     _, x = jax.lax.scan(backward, zero, factors, reverse=True)
     return jnp.where(free, x, 0).reshape(-1)
 
