@@ -67,20 +67,35 @@ def value(atoms, signal, codes, lam, mask=True):
 # --- operators --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["direct", "fft", "auto"])
-@pytest.mark.parametrize(("kernel", "times"), [((L,), (T,)), ((3, 5), (11, 14)), ((T,), (T,)), ((1,), (5,))])
+@pytest.mark.parametrize(
+    ("method", "kernel", "times"),
+    [
+        ("direct", (L,), (T,)),
+        ("fft", (L,), (T,)),
+        ("auto", (L,), (T,)),
+        ("fft", (L,), (1000,)),  # in blocks
+        ("fft", (100,), (3001,)),
+        ("direct", (3, 5), (11, 14)),
+        ("fft", (3, 5), (11, 14)),
+        ("fft", (T,), (T,)),
+        ("direct", (1,), (5,)),
+    ],
+)
 def test_operators_are_those_of_scipy(dtype, method, kernel, times):
     atoms, codes, signal = random_case(kernel=kernel, times=times)
-    tol = 1e-12 if dtype == np.float64 else 2e-5
+    tol = 1e-12 if dtype == np.float64 else 5e-6
     A, Z, X = (jnp.asarray(x, dtype) for x in (atoms, codes, signal))
     synthesised = csc.conv_synthesis(A, Z, method=method)
     correlated = csc.conv_correlate(A, X, method=method)
     assert synthesised.dtype == correlated.dtype == dtype
-    np.testing.assert_allclose(synthesised, full_convolution(atoms, codes), atol=10 * tol)
-    np.testing.assert_allclose(correlated, valid_correlation(atoms, signal), atol=10 * tol)
+    for found, expected in (
+        (synthesised, full_convolution(atoms, codes)),
+        (correlated, valid_correlation(atoms, signal)),
+    ):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=tol * max(1, np.abs(expected).max()))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(1, 5), st.integers(0, 7), st.integers(0, 99)
 )
@@ -105,8 +120,9 @@ def test_the_derivatives_of_the_operators_are_their_adjoints(x64, method):
     np.testing.assert_allclose(jnp.sum(pulled * move), (full_convolution(move, codes) * signal).sum(), rtol=1e-10)
 
 
-def test_gram_and_statistics_follow_their_definitions(x64):
-    atoms, codes, signal = random_case(times=(25,))
+@pytest.mark.parametrize("times", [25, 1000])
+def test_gram_and_statistics_follow_their_definitions(x64, times):
+    atoms, codes, signal = random_case(times=(times,))
     G = np.zeros((K, K, 2 * L - 1))
     C = np.zeros((K, K, 2 * L - 1))
     E = np.zeros((K, P, L))
@@ -115,13 +131,13 @@ def test_gram_and_statistics_follow_their_definitions(x64):
         G[k, l, tau + L - 1] = sum(atoms[k, :, s] @ atoms[l, :, t] for t, s in shifted.items())
         n_positions = codes.shape[-1]
         shifted = {t: t + tau for t in range(n_positions) if 0 <= t + tau < n_positions}
-        C[k, l, tau + L - 1] = sum(codes[:, k, t] @ codes[:, l, s] for t, s in shifted.items())
+        C[k, l, tau + L - 1] = (codes[:, k, list(shifted)] * codes[:, l, list(shifted.values())]).sum()
     for tau in range(L):
         E[..., tau] = np.einsum("nkt,npt->kp", codes, signal[..., tau : tau + codes.shape[-1]])
     np.testing.assert_allclose(csc.atom_gram(atoms), G, atol=1e-12)
     found = csc.code_statistics(codes, signal, L)
-    np.testing.assert_allclose(found[0], C, atol=1e-11)
-    np.testing.assert_allclose(found[1], E, atol=1e-11)
+    np.testing.assert_allclose(found[0], C, rtol=0, atol=1e-12 * np.abs(C).max())
+    np.testing.assert_allclose(found[1], E, rtol=0, atol=1e-12 * np.abs(E).max())
 
 
 @pytest.mark.parametrize("positive", [True, False])
@@ -178,8 +194,10 @@ def test_the_optimum_is_that_of_a_general_minimiser(x64, solver):
     np.testing.assert_allclose(result.objective, value(atoms, signal, np.asarray(result.codes), lam), rtol=1e-12)
 
 
-@pytest.mark.parametrize("positive", [True, False])
-@pytest.mark.parametrize("options", [{}, {"polish": False}, {"solver": "fista"}], ids=str)
+@pytest.mark.parametrize(
+    ("positive", "options"),
+    [(True, {}), (False, {}), (False, {"polish": False}), (True, {"solver": "fista"})],
+)
 def test_the_optimality_conditions_hold_to_the_tolerance(x64, positive, options):
     signal, atoms, _ = sparse_signal(n=2, p=3)
     lam = 0.1 * float(csc.csc_lambda_max(atoms, signal, positive=positive)) * np.array([1.0, 0.8, 1.3])
@@ -246,7 +264,8 @@ def test_two_dimensional_codes(x64):
     np.testing.assert_allclose(result.codes, codes, atol=0.1)
 
 
-def test_masked_samples_change_nothing(dtype):
+def test_masked_samples_change_nothing(x64):
+    dtype = np.float64
     signal, atoms, _ = sparse_signal(p=2)
     signal, atoms = signal.astype(dtype), atoms.astype(dtype)
     mask = np.random.default_rng(0).random(signal.shape) > 0.1
@@ -289,19 +308,19 @@ def test_the_derivative_is_that_of_the_minimiser(x64, positive):
     lam = 0.1 * np.asarray(csc.csc_lambda_max(atoms, signal, per_atom=True))
     rng = np.random.default_rng(1)
     weight = rng.normal(size=(1, 3, 113))
-    for options in ({}, {"mask": mask, "max_iter": 100_000}):
+    options = {"mask": mask, "max_iter": 100_000} if positive else {}
 
-        def loss(signal, atoms, lam, options=options):
-            result = csc.csc_solve(signal, atoms, lam, tol=1e-11, positive=positive, **options)
-            return jnp.sum(result.codes * weight) + 0.1 * result.objective
+    def loss(signal, atoms, lam):
+        result = csc.csc_solve(signal, atoms, lam, tol=1e-11, positive=positive, **options)
+        return jnp.sum(result.codes * weight) + 0.1 * result.objective
 
-        point = tuple(jnp.asarray(x) for x in (signal, atoms, lam))
-        gradients = jax.jit(jax.grad(loss, (0, 1, 2)))(*point)
-        loss = jax.jit(loss)
-        for i, gradient in enumerate(gradients):
-            move = rng.normal(size=gradient.shape)
-            ends = [loss(*(x + e * move if i == j else x for j, x in enumerate(point))) for e in (1e-6, -1e-6)]
-            np.testing.assert_allclose(jnp.sum(gradient * move), (ends[0] - ends[1]) / 2e-6, rtol=1e-4, atol=1e-6)
+    point = tuple(jnp.asarray(x) for x in (signal, atoms, lam))
+    gradients = jax.jit(jax.grad(loss, (0, 1, 2)))(*point)
+    loss = jax.jit(loss)
+    for i, gradient in enumerate(gradients):
+        move = rng.normal(size=gradient.shape)
+        ends = [loss(*(x + e * move if i == j else x for j, x in enumerate(point))) for e in (1e-6, -1e-6)]
+        np.testing.assert_allclose(jnp.sum(gradient * move), (ends[0] - ends[1]) / 2e-6, rtol=1e-4, atol=1e-6)
 
 
 def test_a_warm_start_at_the_solution_stays_there(x64):
@@ -315,13 +334,13 @@ def test_a_warm_start_at_the_solution_stays_there(x64):
 
 def test_nothing_gives_nothing(dtype):
     atoms = jnp.asarray(sparse_signal()[1], dtype)
-    for signal in (jnp.zeros((1, 1, 100), dtype), jnp.full((1, 1, 100), 3.0, dtype)):
-        for solver in ("lgcd", "fista"):
+    for signal in (jnp.zeros((1, 1, 500), dtype), jnp.full((1, 1, 500), 3.0, dtype)):
+        for solver in ("lgcd", "fista") if dtype == np.float32 else ("lgcd",):
             result = csc.csc_solve(signal, atoms, 100.0, solver=solver)
             assert not result.codes.any()
             assert result.converged
             assert all(jnp.isfinite(jnp.asarray(x)).all() for x in result)
-    dead = csc.csc_solve(jnp.ones((1, 1, 100), dtype), atoms.at[0].set(0), 0.1)
+    dead = csc.csc_solve(jnp.ones((1, 1, 500), dtype), atoms.at[0].set(0), 0.1)
     assert not dead.codes[:, 0].any()
     assert jnp.isfinite(dead.objective)
 

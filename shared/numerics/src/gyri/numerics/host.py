@@ -62,16 +62,13 @@ def available() -> bool:
         return False
 
 
-def njit(function: Callable | None = None, *, fastmath: Any = False) -> Any:
+def njit(function: Callable) -> Any:
     """Compile a kernel, or a function that one calls, with `numba.njit` and numba's cache on disk.
 
     Parameters
     ----------
     function : callable
-        As numba takes it. What a run-time type checker has put around it is taken off: numba compiles source. Without
-        it, a decorator with the option given comes back.
-    fastmath : bool or set of str
-        Rules of floating point that may be broken, as for `numba.njit`.
+        As numba takes it. What a run-time type checker has put around it is taken off: numba compiles source.
 
     Returns
     -------
@@ -86,9 +83,7 @@ def njit(function: Callable | None = None, *, fastmath: Any = False) -> Any:
     """
     import numba
 
-    if function is None:
-        return functools.partial(njit, fastmath=fastmath)
-    return numba.njit(cache=True, fastmath=fastmath)(inspect.unwrap(function))
+    return numba.njit(cache=True)(inspect.unwrap(function))
 
 
 def n_threads() -> int:

@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ScalarLike
 
-from .. import host
-
 
 class Segments(NamedTuple):
     """Codes or correlations (n_trials, n_pairs, n_times_atom, n_atoms) of the even and the odd segments in time.
@@ -118,8 +116,6 @@ def coordinate_descent(
 ) -> tuple[Array, Array]:
     """Sweep until the largest move is small, or `n_sweeps` times.
 
-    On a CPU with numba the segments move one after the other, in compiled code; otherwise those of one parity at once.
-
     Parameters
     ----------
     z, beta : Array, shape (n_trials, n_atoms, n_positions)
@@ -144,68 +140,14 @@ def coordinate_descent(
     n_iter : Array, shape ()
         Sweeps made.
     """
-    squared = jnp.diagonal(G[..., (G.shape[-1] - 1) // 2])
-    inverse = jnp.where(squared > 0, 1 / jnp.where(squared > 0, squared, 1), 1)
-    # Moves are compared in units of their atom's threshold.
-    limit = jnp.min(jnp.where(squared > 0, stop * inverse, jnp.inf))
-    args = (z, beta, G, lam, inverse, limit, jnp.asarray(n_sweeps, jnp.int32), *([] if allowed is None else [allowed]))
-    forms = [partial(form, positive=positive) for form in (one_by_one, red_black)]
-    if jax.default_backend() != "cpu" or not host.available():
-        return forms[1](*args)
-    moved: tuple[Array, Array] = jax.lax.platform_dependent(*args, cpu=forms[0], default=forms[1])
-    return moved
-
-
-def one_by_one(
-    z: Array,
-    beta: Array,
-    G: Array,
-    lam: Array,
-    inverse: Array,
-    limit: Array,
-    n_sweeps: Array,
-    allowed: Array | None = None,
-    *,
-    positive: bool,
-) -> tuple[Array, Array]:
-    """`coordinate_descent` in compiled sequential code, a trial after the other or in several threads."""
-    from .kernel import descend
-
-    flags = jnp.ones((1, 1, 1), jnp.uint8) if allowed is None else allowed.astype(jnp.uint8)
-    setting = jnp.stack([n_sweeps, jnp.full_like(n_sweeps, positive)])
-    results = jax.ShapeDtypeStruct(z.shape, z.dtype), jax.ShapeDtypeStruct(z.shape[:1], jnp.int32)
-    moved, sweeps = host.host_call(
-        "coordinate_descent",
-        descend,
-        results,
-        z,
-        beta,
-        *(x[None] for x in (G, lam, inverse)),
-        flags,
-        limit[None],
-        setting[None],
-        grain=4096,
-    )
-    return moved, sweeps.max()
-
-
-def red_black(
-    z: Array,
-    beta: Array,
-    G: Array,
-    lam: Array,
-    inverse: Array,
-    limit: Array,
-    n_sweeps: Array,
-    allowed: Array | None = None,
-    *,
-    positive: bool,
-) -> tuple[Array, Array]:
-    """`coordinate_descent`, all segments of one parity at once."""
     n = (G.shape[-1] + 1) // 2
+    squared = jnp.diagonal(G[..., n - 1])
+    inverse = jnp.where(squared > 0, 1 / jnp.where(squared > 0, squared, 1), 1)
     windows = gram_windows(G)
     free = split_segments(jnp.ones(z.shape, bool) if allowed is None else allowed, n, False)
     step = partial(half_sweep, windows=windows, lam=lam, inverse=inverse, positive=positive)
+    # Moves are compared in units of their atom's threshold.
+    limit = jnp.min(jnp.where(squared > 0, stop * inverse, jnp.inf))
 
     def sweep(state: tuple) -> tuple:
         i, z, beta, _ = state

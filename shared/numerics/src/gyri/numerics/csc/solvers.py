@@ -327,7 +327,8 @@ def csc_solve(
     max_iter : int
         Most sweeps or FISTA steps.
     polish : bool
-        With "lgcd": solve the problem on the support found exactly, where it has at most 1024 codes a trial.
+        With "lgcd": solve the problem on the support found exactly, where it has at most 1024 codes a trial, or one
+        every 16 positions.
 
     Returns
     -------

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 CHUNK = 64  # at most about so many codes may lie within one atom's length
-MAX_SUPPORT = 1024  # a trial
+MAX_SUPPORT = 1024  # a trial, or a code every 16 positions in long ones
 MAX_PIVOTS = 50
 
 
@@ -27,16 +27,16 @@ class Support(NamedTuple):
     fits: Array  # whether all coordinates were kept, and no chunk meets more than its neighbours
 
 
-def support_size(n_coordinates: int) -> int:
+def support_size(n_coordinates: int, n_positions: int) -> int:
     """Slots for the support of one trial, a multiple of the chunk."""
-    return CHUNK * -(-min(n_coordinates, MAX_SUPPORT) // CHUNK)
+    return CHUNK * -(-min(n_coordinates, max(MAX_SUPPORT, n_positions // 16)) // CHUNK)
 
 
 def gather_support(chosen: Array, sign: Array, G: Array) -> Support:
     """Sort the coordinates chosen (n_atoms, n_positions) and look up their correlations, times their signs."""
     n_atoms, n_positions = chosen.shape
     n = (G.shape[-1] + 1) // 2
-    size = support_size(chosen.size)
+    size = support_size(chosen.size, n_positions)
     flat = chosen.T.reshape(-1)
     (place,) = jnp.nonzero(flat, size=size, fill_value=flat.size)
     used = jnp.arange(size) < flat.sum()
