@@ -18,9 +18,11 @@ from functools import partial
 from itertools import cycle
 from typing import Any
 
-N_CPUS = int(os.environ.get("GYRI_BENCH_CPUS", "1"))
-if hasattr(os, "sched_setaffinity"):  # before JAX starts its threads
-    os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:N_CPUS]))
+# CPUs of this process, and those that it may give to its child; set before JAX starts its threads.
+ALLOWED = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+CPUS = [int(cpu) for cpu in os.environ.get("GYRI_BENCH_CPUS", str(ALLOWED[0])).split(",")]
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, CPUS)
 
 import time  # noqa: E402
 
@@ -128,7 +130,7 @@ def time_prox(quick: bool) -> None:
             for name, method in methods().items():
                 prox = jax.jit(partial(prox_tv1d, lam=LAM, method=method))
                 first, warm = milliseconds(in_turn(prox, draws), 5 if quick else 41)
-                say(f"{N_CPUS} CPUs, {shape[0]} x {shape[1]}, {np.dtype(dtype).name}, {name}", warm)
+                say(f"{len(CPUS)} CPUs, {shape[0]} x {shape[1]}, {np.dtype(dtype).name}, {name}", warm)
                 say("    first call, with compilation", first)
 
 
@@ -184,7 +186,7 @@ def growth(table: bench.Table, quick: bool) -> None:
 
 def benchmark(table: bench.Table, quick: bool) -> None:
     with jax.enable_x64(True):
-        if N_CPUS > 1:
+        if len(CPUS) > 1:
             time_prox(quick)
             return
         compare(table, quick)
@@ -192,8 +194,9 @@ def benchmark(table: bench.Table, quick: bool) -> None:
         time_gradient(quick)
         time_training(quick)
         growth(table, quick)
-    again = [sys.executable, __file__, *(["--quick"] if quick else [])]
-    subprocess.run(again, env=os.environ | {"GYRI_BENCH_CPUS": "2"}, check=True)
+    if len(ALLOWED) > 1:
+        again = [sys.executable, __file__, *(["--quick"] if quick else [])]
+        subprocess.run(again, env=os.environ | {"GYRI_BENCH_CPUS": ",".join(map(str, ALLOWED[:2]))}, check=True)
 
 
 if __name__ == "__main__":
