@@ -82,6 +82,14 @@ def test_bold_windows_are_normalised_pieces_of_the_series():
     assert np.corrcoef(cut[3, 2], series[3, 2 * bold.HOP : 2 * bold.HOP + bold.N_TIMES])[0, 1] == pytest.approx(1)
 
 
+def test_bold_curves_fall_on_regions_not_trained_on():
+    found, (x, fit, *activity) = bold.curves((bold.windows(bold.load())[:4], 0, 3, (0, 1, 2)))
+    assert set(found) == {"PGD", "APGD", "LPGD-Taut"}
+    assert all((np.diff(curve) < 0).all() and curve[-1] > 0 for curve in found.values())
+    assert x.shape == fit.shape == (bold.N_TIMES,)
+    assert {u.shape for u in activity} == {(bold.N_TIMES - 12,)}  # the response lasts 13 scans
+
+
 def test_bold_without_nitime_says_what_it_needs(monkeypatch):
     monkeypatch.setattr(bold, "find_spec", lambda name: None)
     result = bold.bold("quick", 0)

@@ -64,7 +64,7 @@ def curves(setting: tuple[np.ndarray, int, int, tuple[int, ...]]) -> tuple[dict[
             u = apply_network(params, x_test, A, LAM, n_layers=depth)
             values.append(float(objective(u, x_test, A, LAM).mean() - least))
         found["LPGD-Taut"] = np.array(values)
-        learned = apply_network(params, x_test[:1], A, LAM, n_layers=SHOWN)[0]
+        learned = apply_network(params, x_test[:1], A, LAM, n_layers=min(SHOWN, depths[-1]))[0]
         iterated = solve(x_test[0], A, LAM, max_iter=SHOWN, tol=0).u
         least_u = exact.u[0].round(5)  # ADMM's pieces are flat to its tolerance only
         return found, tuple(np.asarray(v) for v in (x_test[0], least_u @ A.T, least_u, learned, iterated))
