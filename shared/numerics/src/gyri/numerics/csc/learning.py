@@ -26,7 +26,8 @@ from .operators import (
 )
 from .solvers import accelerated, greedy, pose
 
-FINAL_ROUNDS, FINAL_SWEEPS = 50, 10_000
+# Crowded codes may not reach the final tolerance: they end as they are then. With a background each round solves anew.
+FINAL_ROUNDS, FINAL_SWEEPS, ROUND_SWEEPS = 50, 1000, 200
 SWEEP_STOP = 1e-4  # moves smaller than this, relative to the level, end the sweeps of an iteration
 
 
@@ -231,6 +232,8 @@ def finish_learning(data: LearnData, state: LearnState, tol: ScalarLike, *, posi
     atoms = state.atoms
     tol = jnp.asarray(tol, atoms.dtype)
     problem = pose(data.signal, atoms, data.lam, data.mask, None, positive)
+    most = FINAL_SWEEPS if data.background is None else ROUND_SWEEPS
+    rounding = 8 * jnp.finfo(atoms.dtype).eps
 
     def alternate(carry: tuple) -> tuple:
         i, codes, background, before, _ = carry
@@ -238,12 +241,12 @@ def finish_learning(data: LearnData, state: LearnState, tol: ScalarLike, *, posi
         target = data.signal if moved is None else masked(data, data.signal - moved)
         problem_now = problem._replace(signal=target)
         if data.mask is None:
-            solved, _, _ = greedy(problem_now, codes, tol=tol, positive=positive, max_iter=FINAL_SWEEPS, polish=True)
+            solved, _, _ = greedy(problem_now, codes, tol=tol, positive=positive, max_iter=most, polish=True)
         else:
             solved, _, _ = accelerated(problem_now, codes, tol=tol, positive=positive, max_iter=FINAL_SWEEPS)
         value = value_at(data, residual_at(data, atoms, solved, moved), solved, moved)
         better = value <= before
-        again = better & (before - value > 1e-2 * tol * jnp.abs(before))
+        again = better & (before - value > jnp.maximum(1e-2 * tol, rounding) * jnp.abs(before))
         kept = choose(better, (solved, moved, value), (codes, background, before))
         return i + 1, *kept, again
 
