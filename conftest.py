@@ -1,5 +1,9 @@
 """Fixtures and rules for every test of the repository; a package's own tests do without this file."""
 
+import gc
+import sys
+from pathlib import Path
+
 import pytest
 
 
@@ -13,3 +17,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if jax.default_backend() == "cpu":
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="no accelerator"))
+
+
+MOST_MAPS = 20_000  # Linux allows a process some 65 000
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Let go of compiled programs between files: each holds memory maps, and a process that has too many crashes."""
+    maps = Path("/proc/self/maps")
+    if nextitem is None or nextitem.path == item.path or "jax" not in sys.modules or not maps.exists():
+        return
+    with maps.open("rb") as lines:
+        n_maps = sum(1 for _ in lines)
+    if n_maps > MOST_MAPS:
+        sys.modules["jax"].clear_caches()
+        gc.collect()

@@ -208,10 +208,10 @@ def release(session: nox.Session) -> None:
 
 
 def run_pytest(session: nox.Session, folders: Iterable[Path], arguments: list[str]) -> None:
-    """Run pytest on two workers; folders or files among the arguments replace the default ones."""
+    """Run pytest on two workers, a file on one of them; folders or files among the arguments replace the default ones."""
     named = any(Path(argument.partition("::")[0]).exists() for argument in arguments)
     default = [] if named else [str(folder.relative_to(ROOT)) for folder in folders if folder.exists()]
-    session.run("pytest", "-n", "2", *default, *arguments, env=ENVIRONMENT)
+    session.run("pytest", "-n", "2", "--dist", "loadfile", *default, *arguments, env=ENVIRONMENT)
 
 
 def install_editable(session: nox.Session, projects: Iterable[Project], *extras: str) -> None:

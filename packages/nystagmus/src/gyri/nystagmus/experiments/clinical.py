@@ -29,7 +29,14 @@ def fit_patient(setting: tuple[str, int, int]) -> tuple[float, Any, np.ndarray]:
         taper = np.hanning(SMOOTHING + 2)[1:-1]
         x = np.apply_along_axis(np.convolve, -1, x, taper / taper.sum(), "same")
     model = NystagmusCDL(
-        n_atoms, n_times_atom=length, sfreq=SFREQ, reg=reg, trend_reg=mu, normalize="l2", max_iter=max_iter
+        n_atoms,
+        n_times_atom=length,
+        sfreq=SFREQ,
+        reg=reg,
+        trend_reg=mu,
+        normalize="l2",
+        max_iter=max_iter,
+        tol_final=1e-2,  # the atoms are looked at, not the codes
     ).fit(x)
     return float(pattern_correlation(data.pattern[0], model.atoms_[:, 0]).max()), model, data.pattern[0]
 
