@@ -208,7 +208,7 @@ def release(session: nox.Session) -> None:
 
 
 def run_pytest(session: nox.Session, folders: Iterable[Path], arguments: list[str]) -> None:
-    """Run pytest on two workers, a file on one of them; folders or files among the arguments replace the default ones."""
+    """Run pytest on two workers, each file on one; folders or files among the arguments replace the default ones."""
     named = any(Path(argument.partition("::")[0]).exists() for argument in arguments)
     default = [] if named else [str(folder.relative_to(ROOT)) for folder in folders if folder.exists()]
     session.run("pytest", "-n", "2", "--dist", "loadfile", *default, *arguments, env=ENVIRONMENT)
