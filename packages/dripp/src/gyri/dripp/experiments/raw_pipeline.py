@@ -165,8 +165,8 @@ def run_pipeline(seed: int, duration: float = DURATION, n_resamples: int = 199) 
         model = DriPP(**WINDOW, sfreq=events.sfreq)
         model.fit([events.events[k] for k in atom], drivers, t_stop=events.t_stop)
         pvalue = np.asarray(model.test(n_resamples=n_resamples, key=seed).pvalue)
-    estimates = (np.asarray(leaf) for leaf in (model.alpha_, model.m_, model.sigma_))
-    return events, Found(atom, similarity, *estimates, pvalue), model
+    alpha, m, sigma = (np.asarray(leaf) for leaf in (model.alpha_, model.m_, model.sigma_))
+    return events, Found(atom, similarity, alpha, m, sigma, pvalue), model
 
 
 def find_sources(item: tuple[int, int]) -> Found:
