@@ -23,10 +23,11 @@ def modules(project: Project) -> list[str]:
 
 def public_names(project: Project, module_name: str) -> list[str]:
     """List functions and classes: those in `__all__` of a package's front; of numerics, what each module defines."""
+    if project.name == "numerics" and module_name.removeprefix(project.module).count(".") > 1:
+        return []  # a file of a module of several: the front counts, and a kernel would import what is an extra
     module = importlib.import_module(module_name)
-    inner = module_name.removeprefix(project.module).count(".") > 1
-    if project.name == "numerics" and (inner or (hasattr(module, "__path__") and module_name != project.module)):
-        names = [] if inner else module.__all__  # a module of several files: its front counts
+    if project.name == "numerics" and hasattr(module, "__path__") and module_name != project.module:
+        names = module.__all__
     elif project.name == "numerics":
         names = [name for name in vars(module) if getattr(getattr(module, name), "__module__", None) == module_name]
     else:
