@@ -83,7 +83,11 @@ def njit(function: Callable) -> Any:
     """
     import numba
 
-    return numba.njit(cache=True)(inspect.unwrap(function))
+    source = inspect.unwrap(function)
+    try:
+        return numba.njit(cache=True)(source)
+    except RuntimeError:  # typed into an interpreter, or no folder for the cache can be written
+        return numba.njit(source)
 
 
 def n_threads() -> int:
