@@ -142,9 +142,9 @@ def events_from_raw(
     >>> z[100::200] = 1.0
     >>> data = topography * np.convolve(z, wave)[:2000] + 0.05 * rng.standard_normal((3, 2000))
     >>> raw = mne.io.RawArray(1e-6 * data, mne.create_info(3, 100.0, "eeg"), verbose="error")
-    >>> found = events_from_raw(raw, 1, 0.3, progress=False)
-    >>> len(found.events[0]), found.temporal.shape
-    (10, (1, 30))
+    >>> found = events_from_raw(raw, 1, 0.3, min_distance=0.1, progress=False)
+    >>> found.spatial.shape, found.temporal.shape, found.t_stop
+    ((1, 3), (1, 30), 20.0)
     """
     n_atoms = check_positive_int(n_atoms, "n_atoms")
     check_scalar(reg, "reg", minimum=0, strict=True)
