@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -160,9 +159,10 @@ def events_from_raw(
     scale = _scale(chosen, x, mask)
     signal = jnp.asarray((x / scale)[None], jnp.result_type(float))
     valid = None if mask.all() else jnp.asarray(mask)[None, None]
-    best = None
+    best = lam = None
     for start in jax.random.split(as_key(key), n_restarts):
-        state = _learn(start, signal, valid, n_atoms, n_times_atom, reg, max_iter, progress)
+        # The first start sets the level of sparsity for all: else their objectives could not be compared.
+        state, lam = _learn(start, signal, valid, n_atoms, n_times_atom, reg, lam, max_iter, progress)
         if best is None or state.objective < best.objective:
             best = state
     assert best is not None
@@ -241,17 +241,11 @@ def _scale(raw: Any, x: np.ndarray, mask: np.ndarray) -> Float[np.ndarray, "n_ch
     return scale
 
 
-@lru_cache(maxsize=1)
-def _make_step() -> Any:
-    """Build the one step that all fits share, so that equal shapes compile once."""
-
-    def step(state: LearnState, i: Array, data: LearnData) -> tuple[LearnState, dict[str, Array]]:
-        options: dict[str, Any] = {"rank1": True, "positive": True, "n_sweeps": _SWEEPS, "n_steps": _STEPS}
-        advance = lambda s: learn_step(data, s, _REST, **options)
-        state = jax.lax.cond(state.converged, lambda s: s, advance, state)
-        return state, {"loss": state.objective}
-
-    return step
+def _step(state: LearnState, i: Array, data: LearnData) -> tuple[LearnState, dict[str, Array]]:
+    """One iteration of `scan_chunks`; one function for all fits, so that equal shapes compile once."""
+    options: dict[str, Any] = {"rank1": True, "positive": True, "n_sweeps": _SWEEPS, "n_steps": _STEPS}
+    state = jax.lax.cond(state.converged, lambda s: s, lambda s: learn_step(data, s, _REST, **options), state)
+    return state, {"loss": state.objective}
 
 
 def _at_rest(state: LearnState) -> Array:
@@ -264,19 +258,28 @@ def _finish(data: LearnData, state: LearnState) -> LearnState:
 
 
 def _learn(
-    key: Array, signal: Array, mask: Any, n_atoms: int, n_times_atom: int, reg: float, max_iter: int, progress: bool
-) -> LearnState:
+    key: Array,
+    signal: Array,
+    mask: Any,
+    n_atoms: int,
+    n_times_atom: int,
+    reg: float,
+    lam: Any,
+    max_iter: int,
+    progress: bool,
+) -> tuple[LearnState, Array]:
     """Learn a dictionary from one random start."""
     from scipy.signal.windows import tukey
 
     window = np.maximum(tukey(n_times_atom), 1e-9)  # atoms fade in and out
     atoms = init_atoms(key, signal, n_atoms, n_times_atom, method="kmeans", mask=mask, rank1=True, window=window)
-    lam = jnp.full(n_atoms, reg * csc_lambda_max(atoms, signal if mask is None else jnp.where(mask, signal, 0)))
+    if lam is None:
+        lam = jnp.full(n_atoms, reg * csc_lambda_max(atoms, signal))
     data = LearnData(signal, lam, mask, jnp.asarray(window, signal.dtype), None)
     state = start_learning(data, confine(atoms, rank1=True))
     state, _ = scan_chunks(
-        _make_step(), state, max_iter, args=(data,), chunk=_CHUNK, desc="atoms", progress=progress, stop=_at_rest
+        _step, state, max_iter, args=(data,), chunk=_CHUNK, desc="atoms", progress=progress, stop=_at_rest
     )
     if not jnp.any(state.codes != 0):
         warnings.warn(f"reg={reg:g}: no atom is active; choose a smaller one", stacklevel=3)
-    return _finish(data, state)
+    return _finish(data, state), lam
