@@ -30,6 +30,11 @@ def backtracking_descent(x0):
     )
 
 
+def backtracking_step(x):
+    state = optim.DescentState(x, energy(x), jnp.float32(1.0), jnp.array(False))
+    return optim.backtracking_step(jax.grad(energy), energy, lambda x, g, t: x - t * g, state, tol=1e-6)
+
+
 def armijo_step(x):
     return optim.armijo_step(energy, x, -x, -1.0, step_size=2.0, c=0.1)
 
@@ -64,6 +69,7 @@ LOWERED = {
     "gyri.numerics.optim.fista_momentum": lambda: (optim.fista_momentum, (1.0,)),
     "gyri.numerics.optim.fista": lambda: (fista, (VECTOR,)),
     "gyri.numerics.optim.backtracking_descent": lambda: (backtracking_descent, (VECTOR,)),
+    "gyri.numerics.optim.backtracking_step": lambda: (backtracking_step, (VECTOR,)),
     "gyri.numerics.optim.armijo_step": lambda: (armijo_step, (VECTOR,)),
     "gyri.numerics.optim.damped_newton": lambda: (damped_newton, (VECTOR,)),
     "gyri.numerics.csc.conv_synthesis": lambda: (csc.conv_synthesis, (ATOMS, CODES)),

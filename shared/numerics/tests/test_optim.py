@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gyri.numerics import soft_threshold
+from gyri.numerics import optim
 from gyri.numerics.optim import armijo_step, backtracking_descent, damped_newton, fista, fista_momentum
 from gyri.numerics.testing import check_jit, check_lowers, check_no_recompilation, check_vmap
 
@@ -310,6 +311,46 @@ def test_backtracking_descent_transforms():
     check_vmap(fn, starts, rtol=1e-3)
     check_lowers(fn, starts[0])
     check_no_recompilation(fn, (starts[0],), (starts[1],))
+
+
+def test_backtracking_steps_make_up_the_descent_and_follow_curves(x64):
+    state = optim.DescentState(jnp.array([3.0, -2.0]), jnp.array(0.0), jnp.array(1.0), jnp.array(False))
+    value = lambda x: jnp.sum(jnp.array([1.0, 5.0]) * x**2)
+    state = state._replace(value=value(state.x))
+    plain = lambda x, g, t: x - t * g
+    whole = backtracking_descent(jax.value_and_grad(value), value, lambda x: x, state.x, tol=1e-12, max_iter=7)
+    for i in range(7):
+        state, accepted = optim.backtracking_step(jax.grad(value), value, plain, state, tol=1e-12)
+        assert bool(accepted) and state.value == whole.history[i + 1]
+    np.testing.assert_array_equal(state.x, whole.x)
+
+    # On the circle, by rotations: the move keeps the norm, and the minimum there is on the first axis.
+    def rotate(x, g, t):
+        angle = t * (x[0] * g[1] - x[1] * g[0])
+        c, s = jnp.cos(angle), jnp.sin(angle)
+        return jnp.array([c * x[0] + s * x[1], c * x[1] - s * x[0]])
+
+    state = optim.DescentState(jnp.array([0.6, 0.8]), value(jnp.array([0.6, 0.8])), jnp.array(1.0), jnp.array(False))
+    for _ in range(30):
+        state, _ = optim.backtracking_step(jax.grad(value), value, rotate, state, tol=0.0)
+    np.testing.assert_allclose(jnp.abs(state.x), [1, 0], atol=1e-6)
+    stopped, accepted = optim.backtracking_step(
+        jax.grad(value), value, rotate, state._replace(done=jnp.array(True)), tol=0.0
+    )
+    assert not accepted and stopped.done
+    np.testing.assert_array_equal(stopped.x, state.x)
+
+
+def test_armijo_step_takes_a_known_value():
+    calls = []
+
+    def value(x):
+        calls.append(0)
+        return x**2
+
+    known = armijo_step(value, jnp.array(1.0), jnp.array(-2.0), -4.0, step_size=2.0, c=0.1, value_old=1.0)
+    assert len(calls) == 1  # traced in the loop only
+    assert known == armijo_step(value, jnp.array(1.0), jnp.array(-2.0), -4.0, step_size=2.0, c=0.1)
 
 
 def test_armijo_step_takes_the_first_step_that_meets_the_rule(dtype):

@@ -197,37 +197,111 @@ def backtracking_descent(
     x0 = jax.tree.map(jnp.asarray, x0)
     first = jnp.asarray(value(x0))
     dtype = first.dtype
-    shrink, grow, max_step, min_step = (jnp.asarray(v, dtype) for v in (shrink, grow, max_step, min_step))
-
-    def search(x: PyTree, old: Array, gradient: PyTree, step: Array, skip: Array) -> tuple:
-        def trial(state: tuple) -> tuple:
-            step, *_ = state
-            new = project(_axpy(-step, gradient, x))
-            trial_value = jnp.asarray(value(new), dtype)
-            accepted = (trial_value < old) & jnp.isfinite(trial_value)
-            # A projection that gives back x itself will do so for all smaller steps.
-            failed = ~accepted & ((step * shrink < min_step) | _equal(new, x))
-            return jnp.where(accepted, step, step * shrink), new, trial_value, accepted, failed
-
-        start = (step, x, old, jnp.zeros((), bool), skip)
-        step, new, new_value, accepted, _ = jax.lax.while_loop(lambda s: ~(s[3] | s[4]), trial, start)
-        return step, _where(accepted, new, x), jnp.where(accepted, new_value, old), accepted
+    move = lambda x, gradient, step: project(_axpy(-step, gradient, x))
+    gradient = lambda x: value_and_grad(x)[1]
 
     def body(state: tuple) -> tuple:
-        x, old, history, n_iter, step, done, _ = state
-        _, gradient = value_and_grad(x)
-        step, x, new, accepted = search(x, old, gradient, step, done | (step < min_step))
+        now, history, n_iter = state
+        new, accepted = backtracking_step(
+            gradient, value, move, now, grow=grow, shrink=shrink, max_step=max_step, min_step=min_step, tol=tol
+        )
         n_iter = n_iter + accepted
-        history = jnp.where(accepted, history.at[n_iter].set(new), history)
-        done = ~accepted | (old - new <= tol * jnp.abs(old))
-        return x, new, history, n_iter, jnp.minimum(grow * step, max_step), done, done
+        history = jnp.where(accepted, history.at[n_iter].set(new.value), history)
+        return new, history, n_iter
 
     history = jnp.full(max_iter + 1, jnp.nan, dtype).at[0].set(first)
-    step = jnp.minimum(jnp.asarray(step_size, dtype), max_step)
-    state = (x0, first, history, jnp.zeros((), jnp.int32), step, ~jnp.isfinite(first), jnp.zeros((), bool))
-    state = jax.lax.while_loop(lambda s: ~s[5] & (s[3] < max_iter), body, state)
-    x, final, history, n_iter, _, _, converged = state
-    return DescentResult(x, final, history, n_iter, converged)
+    step = jnp.minimum(jnp.asarray(step_size, dtype), jnp.asarray(max_step, dtype))
+    start = DescentState(x0, first, step, ~jnp.isfinite(first))
+    state = (start, history, jnp.zeros((), jnp.int32))
+    final, history, n_iter = jax.lax.while_loop(lambda s: ~s[0].done & (s[2] < max_iter), body, state)
+    return DescentResult(final.x, final.value, history, n_iter, final.done & jnp.isfinite(first))
+
+
+class DescentState(NamedTuple):
+    """What :func:`backtracking_step` takes and gives: the point, its value, the next step to try, and whether to stop.
+
+    Attributes
+    ----------
+    x : pytree of Array
+        A feasible point.
+    value : Array, shape ()
+        Its value.
+    step_size : Array, shape ()
+        First step of the next search.
+    done : Array of bool, shape ()
+        A gain met `tol`, or no step decreased the value.
+    """
+
+    x: PyTree
+    value: Float[Array, ""]
+    step_size: Float[Array, ""]
+    done: Bool[Array, ""]
+
+
+def backtracking_step(
+    gradient: Callable[[PyTree], PyTree],
+    value: Callable[[PyTree], Array],
+    move: Callable[[PyTree, PyTree, Array], PyTree],
+    state: DescentState,
+    *,
+    grow: ScalarLike = 10.0,
+    shrink: ScalarLike = 0.5,
+    max_step: ScalarLike = 1e4,
+    min_step: ScalarLike = 1e-20,
+    tol: ScalarLike,
+) -> tuple[DescentState, Bool[Array, ""]]:
+    """One accepted step of :func:`backtracking_descent`, for loops that look at the state now and then.
+
+    Parameters
+    ----------
+    gradient : callable
+        ``gradient(x)``, which may be an estimate; called once.
+    value : callable
+        ``value(x) -> scalar``; called once a trial. NaN refuses the trial.
+    move : callable
+        ``move(x, gradient, step) -> x_new``, feasible: a projected step, or one along a curve in the feasible set.
+    state : DescentState
+        Where the descent is.
+    grow, shrink, max_step, min_step, tol : float
+        As there.
+
+    Returns
+    -------
+    state : DescentState
+        After the step; with no accepted trial, or where it was done before, the point stays.
+    accepted : Array of bool, shape ()
+        Whether a step was taken.
+
+    Examples
+    --------
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from gyri.numerics.optim import DescentState, backtracking_step
+    >>> value = lambda x: (x - 2.0) ** 2
+    >>> state = DescentState(jnp.array(0.0), jnp.array(4.0), jnp.array(1.0), jnp.array(False))
+    >>> state, accepted = backtracking_step(jax.grad(value), value, lambda x, g, t: x - t * g, state, tol=1e-6)
+    >>> state.x, state.step_size, bool(accepted)
+    (Array(2., dtype=float32), Array(5., dtype=float32), True)
+    """
+    x, old, step, stopped = state
+    dtype = old.dtype
+    shrink, grow, max_step, min_step = (jnp.asarray(v, dtype) for v in (shrink, grow, max_step, min_step))
+    direction = gradient(x)
+
+    def trial(search: tuple) -> tuple:
+        step, *_ = search
+        new = move(x, direction, step)
+        trial_value = jnp.asarray(value(new), dtype)
+        accepted = (trial_value < old) & jnp.isfinite(trial_value)
+        # A move that gives back x itself will do so for all smaller steps.
+        failed = ~accepted & ((step * shrink < min_step) | _equal(new, x))
+        return jnp.where(accepted, step, step * shrink), new, trial_value, accepted, failed
+
+    start = (step, x, old, jnp.zeros((), bool), stopped | (step < min_step))
+    step, new, new_value, accepted, _ = jax.lax.while_loop(lambda s: ~(s[3] | s[4]), trial, start)
+    new_value = jnp.where(accepted, new_value, old)
+    done = ~accepted | (old - new_value <= tol * jnp.abs(old))
+    return DescentState(_where(accepted, new, x), new_value, jnp.minimum(grow * step, max_step), done), accepted
 
 
 def armijo_step(
@@ -240,6 +314,7 @@ def armijo_step(
     c: ScalarLike,
     shrink: ScalarLike = 0.5,
     max_trials: int = 30,
+    value_old: ScalarLike | None = None,
 ) -> tuple[PyTree, Float[Array, ""], Float[Array, ""]]:
     """One step along a direction, shrunk until it decreases the value by Armijo's rule.
 
@@ -259,6 +334,8 @@ def armijo_step(
         Factor of the step after a refused trial.
     max_trials : int
         Most trials.
+    value_old : float, optional
+        The value at `x`, where it is known already: it saves an evaluation.
 
     Returns
     -------
@@ -281,7 +358,7 @@ def armijo_step(
     Armijo (1966), Minimization of functions having Lipschitz continuous first partial derivatives.
     """
     x = jax.tree.map(jnp.asarray, x)
-    old = jnp.asarray(value(x))
+    old = jnp.asarray(value(x) if value_old is None else value_old)
     step, slope, c = (jnp.asarray(v, old.dtype) for v in (step_size, slope, c))
 
     def trial(state: tuple) -> tuple:
