@@ -320,8 +320,8 @@ def test_backtracking_steps_make_up_the_descent_and_follow_curves(x64):
     plain = lambda x, g, t: x - t * g
     whole = backtracking_descent(jax.value_and_grad(value), value, lambda x: x, state.x, tol=1e-12, max_iter=7)
     for i in range(7):
-        state, accepted = optim.backtracking_step(jax.grad(value), value, plain, state, tol=1e-12)
-        assert bool(accepted) and state.value == whole.history[i + 1]
+        state, step = optim.backtracking_step(jax.grad(value), value, plain, state, tol=1e-12)
+        assert step > 0 and state.step_size == 10 * step and state.value == whole.history[i + 1]
     np.testing.assert_array_equal(state.x, whole.x)
 
     # On the circle, by rotations: the move keeps the norm, and the minimum there is on the first axis.
@@ -334,10 +334,10 @@ def test_backtracking_steps_make_up_the_descent_and_follow_curves(x64):
     for _ in range(30):
         state, _ = optim.backtracking_step(jax.grad(value), value, rotate, state, tol=0.0)
     np.testing.assert_allclose(jnp.abs(state.x), [1, 0], atol=1e-6)
-    stopped, accepted = optim.backtracking_step(
+    stopped, step = optim.backtracking_step(
         jax.grad(value), value, rotate, state._replace(done=jnp.array(True)), tol=0.0
     )
-    assert not accepted and stopped.done
+    assert step == 0 and stopped.done
     np.testing.assert_array_equal(stopped.x, state.x)
 
 

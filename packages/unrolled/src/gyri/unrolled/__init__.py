@@ -1,6 +1,21 @@
-"""The method in one line; the names listed here are the package's interface."""
+"""Dictionary and prior learning through unrolled sparse coding.
 
-from ._version import __version__
-from .mean import shrunk_mean
+Malézieux, Moreau, Kowalski (2022), "Understanding approximate and unrolled dictionary learning for pattern recovery",
+ICLR.
+"""
 
-__all__ = ["__version__", "shrunk_mean"]
+from ._version import __version__ as __version__
+from .coding import lasso_objective, sparse_code
+from .datasets import simulate
+from .gradients import dictionary_gradient, lasso_jacobian, unrolled_jacobian
+from .metrics import recovery_score
+
+__all__ = [
+    "dictionary_gradient",
+    "lasso_jacobian",
+    "lasso_objective",
+    "recovery_score",
+    "simulate",
+    "sparse_code",
+    "unrolled_jacobian",
+]

@@ -30,24 +30,6 @@ dot = partial(jnp.matmul, precision="highest")  # never in TensorFloat-32: gradi
 # --- the loop -------------------------------------------------------------------------------------------------------
 
 
-def momenta(n_iter: int, algorithm: str) -> np.ndarray:
-    """Weights of the last move in each iteration: 0 for ISTA.
-
-    Examples
-    --------
-    >>> momenta(4, "fista").round(3)
-    array([0.   , 0.282, 0.434, 0.531])
-    """
-    if algorithm == "ista":
-        return np.zeros(n_iter)
-    t, weights = 1.0, []
-    for _ in range(n_iter):
-        t_next = float(fista_momentum(np.float64(t)))
-        weights.append((t - 1) / t_next)
-        t = t_next
-    return np.array(weights)
-
-
 def split_depth(n_iter: int, backprop_depth: int | None) -> int:
     """Number of first iterations through which no gradient flows.
 
@@ -72,20 +54,21 @@ class Iteration(NamedTuple):
 def unroll(iteration: Iteration, z0: Array, *, algorithm: str, backprop_depth: int | None) -> Array:
     """Run all iterations; a gradient flows through the last `backprop_depth` of them."""
     n_iter = iteration.steps.shape[0]
-    weights = jnp.asarray(momenta(n_iter, algorithm), z0.dtype)
     n_head = split_depth(n_iter, backprop_depth)
 
     def run(now: Iteration, state: tuple, rows: slice) -> tuple:
-        def body(state: tuple, scalars: tuple) -> tuple:
-            z, v = state
-            step, weight = scalars
+        def body(state: tuple, step: Array) -> tuple:
+            z, v, t = state
             rate = step * now.inverse
             new = soft_threshold(v - rate * now.gradient(now.constants, v), now.lam * rate)
-            return (new, new + weight * (new - z)), None
+            if algorithm == "ista":
+                return (new, new, t), None
+            t_next = fista_momentum(t)
+            return (new, new + (t - 1) / t_next * (new - z), t_next), None
 
-        return jax.lax.scan(body, state, (now.steps[rows], weights[rows]))[0]
+        return jax.lax.scan(body, state, now.steps[rows])[0]
 
-    state = (z0, z0)
+    state = (z0, z0, jnp.ones((), z0.dtype))
     if n_head:
         # Nothing is kept for a backward pass that never comes.
         state = jax.lax.stop_gradient(run(_stopped(iteration), state, slice(None, n_head)))
@@ -246,6 +229,14 @@ def check_mask(mask: Any, shape: tuple[int, ...]) -> Array | None:
     return jnp.asarray(array)
 
 
+def check_data(X: Any, mask: Any, shape: tuple) -> Any:
+    """Check data; where a mask says that nothing was observed, whatever stands there becomes 0."""
+    if mask is None or np.shape(mask) != np.shape(X):  # the mask's own check says so
+        return check_array(X, "X", shape=shape)
+    X = check_array(X, "X", shape=shape, allow_nan=True)
+    return check_array(jnp.where(jnp.asarray(mask) != 0, X, 0).astype(jnp.asarray(X).dtype), "X", shape=shape)
+
+
 def check_measurement(operator: Any, mask: Any, shape: tuple[int, int], n_features: int | None = None) -> Measurement:
     """Check an operator (a matrix, one a sample, or a `LinearOperator`) and a mask against data of a shape.
 
@@ -302,7 +293,7 @@ _squares = jax.jit(spectral_squares)
 
 def pose(X: Any, components: Any, lam: Any, operator: Any, mask: Any) -> Posed:
     """Check the arguments of a dictionary problem and cast all to one dtype."""
-    X = check_array(X, "X", shape=("n_samples", "n_features"))
+    X = check_data(X, mask, shape=("n_samples", "n_features"))
     components = check_array(components, "components", shape=("n_components", None))
     measurement = check_measurement(operator, mask, X.shape, components.shape[1])
     lam = check_lam(lam)

@@ -202,9 +202,10 @@ def backtracking_descent(
 
     def body(state: tuple) -> tuple:
         now, history, n_iter = state
-        new, accepted = backtracking_step(
+        new, taken = backtracking_step(
             gradient, value, move, now, grow=grow, shrink=shrink, max_step=max_step, min_step=min_step, tol=tol
         )
+        accepted = taken > 0
         n_iter = n_iter + accepted
         history = jnp.where(accepted, history.at[n_iter].set(new.value), history)
         return new, history, n_iter
@@ -249,7 +250,7 @@ def backtracking_step(
     max_step: ScalarLike = 1e4,
     min_step: ScalarLike = 1e-20,
     tol: ScalarLike,
-) -> tuple[DescentState, Bool[Array, ""]]:
+) -> tuple[DescentState, Float[Array, ""]]:
     """One accepted step of :func:`backtracking_descent`, for loops that look at the state now and then.
 
     Parameters
@@ -269,8 +270,8 @@ def backtracking_step(
     -------
     state : DescentState
         After the step; with no accepted trial, or where it was done before, the point stays.
-    accepted : Array of bool, shape ()
-        Whether a step was taken.
+    step : Array, shape ()
+        The step taken, 0 where none was.
 
     Examples
     --------
@@ -279,9 +280,9 @@ def backtracking_step(
     >>> from gyri.numerics.optim import DescentState, backtracking_step
     >>> value = lambda x: (x - 2.0) ** 2
     >>> state = DescentState(jnp.array(0.0), jnp.array(4.0), jnp.array(1.0), jnp.array(False))
-    >>> state, accepted = backtracking_step(jax.grad(value), value, lambda x, g, t: x - t * g, state, tol=1e-6)
-    >>> state.x, state.step_size, bool(accepted)
-    (Array(2., dtype=float32), Array(5., dtype=float32), True)
+    >>> state, step = backtracking_step(jax.grad(value), value, lambda x, g, t: x - t * g, state, tol=1e-6)
+    >>> state.x, step, state.step_size
+    (Array(2., dtype=float32), Array(0.5, dtype=float32), Array(5., dtype=float32))
     """
     x, old, step, stopped = state
     dtype = old.dtype
@@ -301,7 +302,8 @@ def backtracking_step(
     step, new, new_value, accepted, _ = jax.lax.while_loop(lambda s: ~(s[3] | s[4]), trial, start)
     new_value = jnp.where(accepted, new_value, old)
     done = ~accepted | (old - new_value <= tol * jnp.abs(old))
-    return DescentState(_where(accepted, new, x), new_value, jnp.minimum(grow * step, max_step), done), accepted
+    state = DescentState(_where(accepted, new, x), new_value, jnp.minimum(grow * step, max_step), done)
+    return state, jnp.where(accepted, step, 0)
 
 
 def armijo_step(
