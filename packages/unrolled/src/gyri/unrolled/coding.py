@@ -181,20 +181,22 @@ def code(
     if measurement.matrices is None and measurement.mask is None and n_components <= 2 * n_observed:
         # n^2 products a sample and iteration for 2 n m, and half as many in the backward pass as well.
         constants: tuple = dot(effective, effective.T), dot(X, effective.T)
-        gradient = _gram_gradient
+        gradient = gram_gradient
     else:
-        constants, gradient = (X, effective, measurement), _plain_gradient
+        constants, gradient = (X, effective, measurement), plain_gradient
     iteration = Iteration(gradient, constants, inverse, jnp.asarray(lam, X.dtype), steps)
     z0 = jnp.zeros((len(X), n_components), X.dtype)
     return unroll(iteration, z0, algorithm=algorithm, backprop_depth=backprop_depth)
 
 
-def _gram_gradient(constants: tuple, v: Array) -> Array:
+def gram_gradient(constants: tuple, v: Array) -> Array:
+    """Gradient of the data fit in the codes, of the Gram matrix and the correlations."""
     gram, correlations = constants
     return dot(v, gram) - correlations
 
 
-def _plain_gradient(constants: tuple, v: Array) -> Array:
+def plain_gradient(constants: tuple, v: Array) -> Array:
+    """The same of the dictionary itself."""
     X, effective, measurement = constants
     residual = residual_of(X, v, effective, measurement)
     if measurement.matrices is not None:
