@@ -147,14 +147,14 @@ class AnalysisPrior(BaseEstimator):
 
     # --- fit --------------------------------------------------------------------------------------------------------
 
-    def fit(self, X: Any, y: None = None, *, operator: Any = None, mask: Any = None) -> "AnalysisPrior":
+    def fit(self, X: Any, y: Any = None, *, operator: Any = None, mask: Any = None) -> "AnalysisPrior":
         """Learn the prior.
 
         Parameters
         ----------
         X : array-like, shape (n_samples, n_observed), or (n_samples, n_channels, *space) with filters
             What was observed; each channel goes through the same filters.
-        y : None
+        y : object
             Not used.
         operator : array-like or LinearOperator, optional
             What the signals were measured with, see `sparse_code`; with filters a LinearOperator on the axes of space.

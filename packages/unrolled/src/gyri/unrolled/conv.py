@@ -190,7 +190,7 @@ class ConvDictionaryLearning(TrainingOptions, BaseEstimator):
 
     # --- fit --------------------------------------------------------------------------------------------------------
 
-    def fit(self, X: Any, y: None = None, *, mask: Any = None) -> "ConvDictionaryLearning":
+    def fit(self, X: Any, y: Any = None, *, mask: Any = None) -> "ConvDictionaryLearning":
         """Learn the atoms.
 
         Parameters
@@ -198,7 +198,7 @@ class ConvDictionaryLearning(TrainingOptions, BaseEstimator):
         X : array-like, shape (n_samples, n_channels, *space) or (n_channels, *space), mne.io.BaseRaw, mne.BaseEpochs
             Signals; a recording without an axis of samples is one. Of MNE objects the data channels are taken, which
             have to be of one kind; what annotations call bad is masked.
-        y : None
+        y : object
             Not used.
         mask : array-like, of the same shape, optional
             1 where a value was observed; anything, NaN too, may stand elsewhere.
@@ -353,7 +353,7 @@ class ConvDictionaryLearning(TrainingOptions, BaseEstimator):
         )  # fmt: skip
         return np.asarray(codes) * np.asarray(self.scale_, codes.dtype)
 
-    def fit_transform(self, X: Any, y: None = None, *, mask: Any = None) -> Float[np.ndarray, "n_samples n_components *positions"]:
+    def fit_transform(self, X: Any, y: Any = None, *, mask: Any = None) -> Float[np.ndarray, "n_samples n_components *positions"]:
         """Learn from signals and give their codes."""
         return self.fit(X, mask=mask).transform(X, mask=mask)
 
@@ -384,14 +384,14 @@ class ConvDictionaryLearning(TrainingOptions, BaseEstimator):
         scaled = jnp.asarray(codes / np.asarray(self.scale_, codes.dtype))
         return np.asarray(_synthesize(self._atoms(scaled.dtype), scaled)) * np.asarray(self.scale_, scaled.dtype)
 
-    def score(self, X: Any, y: None = None, *, mask: Any = None) -> float:
+    def score(self, X: Any, y: Any = None, *, mask: Any = None) -> float:
         """Minus the mean objective of the codes, larger is better.
 
         Parameters
         ----------
         X, mask
             As for `fit`.
-        y : None
+        y : object
             Not used.
 
         Returns

@@ -243,14 +243,14 @@ class DictionaryLearning(TrainingOptions, ClassNamePrefixFeaturesOutMixin, Trans
 
     # --- fit --------------------------------------------------------------------------------------------------------
 
-    def fit(self, X: Any, y: None = None, *, operator: Any = None, mask: Any = None) -> "DictionaryLearning":
+    def fit(self, X: Any, y: Any = None, *, operator: Any = None, mask: Any = None) -> "DictionaryLearning":
         """Learn the dictionary.
 
         Parameters
         ----------
         X : array-like, shape (n_samples, n_observed)
             Signals, or what was measured of them.
-        y : None
+        y : object
             Not used.
         operator : array-like or LinearOperator, optional
             What they were measured with: one matrix or operator, or one matrix a sample, see `sparse_code`.
@@ -386,14 +386,14 @@ class DictionaryLearning(TrainingOptions, ClassNamePrefixFeaturesOutMixin, Trans
         codes = np.asarray(check_array(codes, "codes", shape=("n_samples", len(self.components_))))
         return codes @ self.components_
 
-    def score(self, X: Any, y: None = None, *, operator: Any = None, mask: Any = None) -> float:
+    def score(self, X: Any, y: Any = None, *, operator: Any = None, mask: Any = None) -> float:
         """Minus the mean objective of the codes, larger is better.
 
         Parameters
         ----------
         X : array-like, shape (n_samples, n_observed)
             Signals.
-        y : None
+        y : object
             Not used.
         operator, mask
             As for `fit`.

@@ -162,7 +162,7 @@ def descend(
     *,
     learn_steps: bool,
     max_steps: int,
-    tol: float,
+    tol: float | int,
     progress: bool,
 ) -> Outcome:
     """Descent with back-tracking on all data; with learned steps a second one, of prior and steps together.
@@ -176,7 +176,8 @@ def descend(
         first = first_value(task)(params, data, constants)
         if not losses:
             losses, sizes = [np.asarray(first)[None]], [np.zeros(1, first.dtype)]
-            clock.seconds = [np.array([time.perf_counter() - clock.start])]
+            clock.last = time.perf_counter()
+            clock.seconds = [np.array([clock.last - clock.start])]
         state = DescentState(params, first, jnp.asarray(0.5, first.dtype), jnp.zeros((), bool))
         start = Start(jnp.asarray(free, dtype), jnp.asarray(tol, first.dtype))
         state, out = scan_chunks(
@@ -220,7 +221,7 @@ class Sampler(NamedTuple):
         """Shuffled rows of an epoch."""
         return jax.random.permutation(key, self.n_rows) if self.window is None else jnp.zeros(1, jnp.int32)
 
-    def draw(self, key: Array, order: Array, j: Array, data: PyTree) -> PyTree:
+    def draw(self, key: Array, order: Any, j: Any, data: PyTree) -> PyTree:
         """Minibatch j of an epoch."""
         if self.window is None:
             rows = order[(j * self.batch_size + jnp.arange(self.batch_size)) % self.n_rows]
@@ -309,7 +310,7 @@ def train_stochastically(
     optimizer: Any,
     epochs: int,
     per_epoch: int,
-    armijo: float,
+    armijo: float | int,
     progress: bool,
 ) -> Outcome:
     """Epochs of minibatches; with learned steps as many again, of prior and steps together."""
