@@ -37,8 +37,10 @@ def test_rank_one_atoms_with_and_without_sensors():
     figure = plot_atoms(model)
     assert len(figure.axes) == 6
     np.testing.assert_allclose(figure.axes[3].lines[0].get_ydata(), model.temporal_[0])
-    names = ["Fp1", "Fp2", "C3", "C4", "P3", "P4", "O1", "O2"]
-    info = mne.create_info(names, 100.0, "eeg").set_montage("standard_1020")
+    angles = np.arange(8) * np.pi / 4
+    places = 0.08 * np.stack([np.cos(angles), np.sin(angles), np.ones(8)], 1)
+    montage = mne.channels.make_dig_montage(dict(zip("ABCDEFGH", places)), coord_frame="head")
+    info = mne.create_info(list("ABCDEFGH"), 100.0, "eeg").set_montage(montage)
     figure = plot_atoms(model, info)
     assert figure.axes[3].get_xlabel() == "Time (s)"
     raw = mne.io.RawArray(X, info, verbose="error")

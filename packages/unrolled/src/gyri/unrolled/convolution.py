@@ -215,7 +215,7 @@ def conv_objective(X: Array, codes: Array, atoms: Atoms, lam: Any, mask: Array |
 
 
 def solve_conv_codes(
-    X: Array, atoms: Atoms, lam: Any, mask: Array | None, *, max_iter: int, tol: float
+    X: Array, atoms: Atoms, lam: Any, mask: Array | None, *, max_iter: int, tol: Any
 ) -> Array:
     """Codes to a tolerance, rather than after a number of iterations."""
     length = fft_shape(X.shape[2:])

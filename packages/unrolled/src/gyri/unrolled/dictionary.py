@@ -463,7 +463,9 @@ def save_model(model: Any, path: Any, kind: str, arrays: tuple[str, ...], scalar
         "options": {name: value for name, value in options.items() if name not in words},
         "fitted": {name: getattr(model, name) for name in arrays if getattr(model, name, None) is not None},
     }
-    meta = {"options": words, "fitted": {name: getattr(model, name) for name in scalars if hasattr(model, name)}}
+    plain = lambda value: list(value) if isinstance(value, tuple) else value
+    fitted = {name: plain(getattr(model, name)) for name in scalars if hasattr(model, name)}
+    meta = {"options": {name: plain(value) for name, value in words.items()}, "fitted": fitted}
     save_pytree(path, tree, kind=kind, meta=meta)
 
 

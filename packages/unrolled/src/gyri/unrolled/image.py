@@ -24,9 +24,6 @@ _BLOCK = 1024  # patches solved at once
 _ATOMS = {"conv": 16, "patch": 128}
 _PATCH_OPTIONS: dict[str, Any] = {"batch_size": 250, "epochs": 4, "init": "data"}
 
-Image = Float[Any, "height width"] | Float[Any, "height width 3"]
-
-
 def extract_patches(image: np.ndarray, size: int) -> np.ndarray:
     """All overlapping square patches of an image (h, w) or (h, w, c), as rows (n_patches, size * size * c).
 
@@ -105,7 +102,7 @@ _synthesize = jax.jit(conv_synthesize)
 
 
 def restore_image(
-    image: Image,
+    image: Any,
     *,
     mask: Any = None,
     method: str = "conv",

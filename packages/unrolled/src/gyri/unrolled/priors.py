@@ -258,7 +258,7 @@ def tighten(frame: Array, n_rounds: int = _FRAME_ROUNDS) -> Array:
     n_rows, m = frame.shape
     eye = jnp.eye(m, dtype=frame.dtype)
 
-    def body(_: int, frame: Array) -> Array:
+    def body(_: Any, frame: Array) -> Array:
         gram = dot(frame.T, frame) * (m / n_rows)
         # Newton's iteration for the polar factor: near a tight frame one round is enough.
         return unit_rows(dot(frame, 1.5 * eye - 0.5 * gram))
