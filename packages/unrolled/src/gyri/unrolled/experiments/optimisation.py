@@ -37,6 +37,12 @@ def learn(setting: tuple[int, tuple[int, ...]]) -> dict[tuple[str, int], tuple[f
             ).fit(X)  # fmt: skip
             score = recovery_score(model.components_, truth)
             found[name, n_iter] = float(model.history_["loss"][-1]), score, model.n_steps_
+    # The gain of learned steps is as large as the bound is loose: once more with the authors' at five iterations.
+    for name, learned in (("fixed", False), ("learned", True)):
+        model = DictionaryLearning(
+            50, lam=LAM, n_iter=5, learn_steps=learned, lipschitz="frobenius", init=D0, verbose=False, max_steps=300
+        ).fit(X)
+        found[f"authors' bound, {name}", 5] = float(model.history_["loss"][-1]), 0.0, model.n_steps_
     return found
 
 
@@ -56,8 +62,11 @@ def optimisation(scale: str, key: int, sweep: Any) -> Result:
         claims.append(Claim.at_least(f"{name}, N = {n}: recovery, published less 0.02", score, values(name, n, 1), score - 0.02))
     claims += [
         Claim.at_least("DDL, N = 20: recovery", None, values("DDL", 20, 1), 0.97),
-        Claim.at_most("N = 5: loss with learned steps over that with fixed ones", 1129.9 / 1374.7,
-                      values("DDL+steps", 5, 0) / values("DDL", 5, 0), 0.9),
+        Claim.at_most("N = 5, the authors' step bound: loss with learned steps over that with fixed ones",
+                      1129.9 / 1374.7, values("authors' bound, learned", 5, 0) / values("authors' bound, fixed", 5, 0),
+                      0.9),
+        Claim.at_most("N = 5, the spectral bound: loss with learned steps over that with fixed ones", None,
+                      values("DDL+steps", 5, 0) / values("DDL", 5, 0), 0.97),
         Claim.at_most("N = 20: loss of DDL over that of AM", "at most 1", values("DDL", 20, 0) / values("AM", 20, 0), 1.005),
         Claim.between("N = 50: loss of DDL over that of AM", "they agree", values("DDL", 50, 0) / values("AM", 50, 0),
                       0.99, 1.01),
