@@ -25,7 +25,7 @@ def denoise(setting: tuple[int, int, int]) -> tuple[dict[str, float], dict[str, 
     pictures = {"truth": truth, "noisy": noisy}
     for name, estimator in (("AM", "g1"), ("DDL", "g2")):
         restored, _ = restore_image(
-            noisy, method="patch", lam=LEVEL["patch"], n_iter=n_iter, estimator=estimator, epochs=2, random_state=seed
+            noisy, method="patch", lam=LEVEL["patch"], n_iter=n_iter, estimator=estimator, epochs=1, random_state=seed
         )
         pictures[name] = restored
     for name in ("tv", "db4"):
