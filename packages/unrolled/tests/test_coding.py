@@ -46,9 +46,7 @@ def test_iterations_are_those_written(algorithm, k, x64):
     X, D = problem(k=k)
     steps = np.linspace(0.5, 1.5, 8)
     expected = plain_codes(X, D, LAM, 8, momentum=algorithm == "fista", steps=steps)
-    np.testing.assert_allclose(
-        sparse_code(X, D, LAM, n_iter=8, algorithm=algorithm, steps=steps), expected, atol=1e-12
-    )
+    np.testing.assert_allclose(sparse_code(X, D, LAM, n_iter=8, algorithm=algorithm, steps=steps), expected, atol=1e-12)
 
 
 def test_masks_operators_and_both(x64):

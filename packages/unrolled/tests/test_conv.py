@@ -58,9 +58,7 @@ def test_gradient_of_the_fit(shape, times, masked, x64):
     matrix = dictionary(atoms, times)
     codes = draw((2, shape[0], *(t - n + 1 for t, n in zip(times, shape[2:]))), 2)
     length = fft_shape(times)
-    gradient, constants = convolution.gradient_of(
-        X, atoms, mask, convolution.spectrum_of_atoms(atoms, length), length
-    )
+    gradient, constants = convolution.gradient_of(X, atoms, mask, convolution.spectrum_of_atoms(atoms, length), length)
     residual = codes.reshape(2, -1) @ matrix.T - X.reshape(2, -1)
     residual = residual if mask is None else mask.reshape(2, -1) * residual
     np.testing.assert_allclose(gradient(constants, codes).reshape(2, -1), residual @ matrix, atol=1e-10)
@@ -72,7 +70,9 @@ def test_rank_one_atoms_are_their_products(x64):
     X = draw((2, 4, 20), 2)
     steps = jnp.ones(6)
     for mask in (None, jnp.asarray(np.random.default_rng(0).random(X.shape) < 0.8, float)):
-        codes = [convolution.conv_code(X, a, 0.3, steps, mask, **SETTING | {"lipschitz": "legacy"}) for a in (prior, full)]
+        codes = [
+            convolution.conv_code(X, a, 0.3, steps, mask, **SETTING | {"lipschitz": "legacy"}) for a in (prior, full)
+        ]
         np.testing.assert_allclose(*codes, atol=1e-10)
         values = [convolution.conv_objective(X, codes[0], a, 0.3, mask) for a in (prior, full)]
         np.testing.assert_allclose(*values, rtol=1e-10)
@@ -88,7 +88,9 @@ def test_the_bound_is_one_and_tight(shape, times, x64):
     if len(times) == 1:
         rank1 = Rank1(draw(shape[:2]), draw((shape[0], shape[2]), 1))
         exact = np.linalg.norm(dictionary(convolution.full_atoms(rank1), times), 2) ** 2
-        bound = convolution.lipschitz_constant(rank1, convolution.spectrum_of_atoms(rank1, fft_shape(times)), "spectral")
+        bound = convolution.lipschitz_constant(
+            rank1, convolution.spectrum_of_atoms(rank1, fft_shape(times)), "spectral"
+        )
         assert exact <= float(bound) <= 1.6 * exact
     legacy = float(convolution.lipschitz_constant(atoms, spectrum, "legacy"))
     axes = tuple(range(2, len(shape)))
@@ -237,7 +239,12 @@ def test_the_window_tapers_atoms():
 def test_options_of_training():
     X, _, _ = planted(1, 2, 300, 20)
     batches = np.stack([X[:, 100 * i : 100 * (i + 1)] for i in range(3)])
-    for options in ({"estimator": "g1"}, {"backprop_depth": 2}, {"batch_size": 2, "epochs": 2}, {"lipschitz": "legacy"}):
+    for options in (
+        {"estimator": "g1"},
+        {"backprop_depth": 2},
+        {"batch_size": 2, "epochs": 2},
+        {"lipschitz": "legacy"},
+    ):
         model = ConvDictionaryLearning(2, 20, lam=1.0, **(QUIET | options)).fit(batches)
         assert np.isfinite(model.components_).all()
     model = ConvDictionaryLearning(2, 20, lam=1.0, window_length=50, epochs=1, **QUIET).fit(X)

@@ -56,9 +56,9 @@ def test_planted_recordings():
 
 
 def test_missing_recording_is_none(monkeypatch, tmp_path):
-    import mne
-
     from pathlib import Path
+
+    import mne
 
     monkeypatch.setattr(mne.datasets.sample, "data_path", lambda **_: Path())
     assert recordings.load_sample() is None

@@ -56,7 +56,9 @@ def test_solved_codes_are_solutions(masked, x64):
     rng = np.random.default_rng(0)
     X, D = rng.standard_normal((2100, 6)), rng.standard_normal((8, 6))
     mask = (rng.random(X.shape) < 0.8).astype(float) if masked else None
-    found = solve_codes(*map(jnp.asarray, (X, D)), 0.1, None if mask is None else jnp.asarray(mask), 1e-9, max_iter=5000)
+    found = solve_codes(
+        *map(jnp.asarray, (X, D)), 0.1, None if mask is None else jnp.asarray(mask), 1e-9, max_iter=5000
+    )
     expected = sparse_code(X[:50], D, 0.1, n_iter=5000, mask=None if mask is None else mask[:50])
     np.testing.assert_allclose(found[:50], expected, atol=1e-4)
     assert found.shape == (2100, 8)

@@ -8,8 +8,7 @@ import scipy.optimize
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gyri.numerics import soft_threshold
-from gyri.numerics import optim
+from gyri.numerics import optim, soft_threshold
 from gyri.numerics.optim import armijo_step, backtracking_descent, damped_newton, fista, fista_momentum
 from gyri.numerics.testing import check_jit, check_lowers, check_no_recompilation, check_vmap
 

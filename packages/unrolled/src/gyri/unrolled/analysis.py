@@ -323,9 +323,7 @@ class AnalysisPrior(BaseEstimator):
             steps = jnp.ones(check_positive_int(n_iter, "n_iter", minimum=2), X.dtype)
         prior = () if self.constraint in FIXED else jnp.asarray(self.prior_, X.dtype)
         lip = _square(measurement, dtype=X.dtype)
-        restored = _restore(
-            X, prior, self.lam_, steps, measurement, lip, analysis=self._analysis(shape), shape=shape
-        )
+        restored = _restore(X, prior, self.lam_, steps, measurement, lip, analysis=self._analysis(shape), shape=shape)
         return np.asarray(restored)
 
     # --- keep -------------------------------------------------------------------------------------------------------

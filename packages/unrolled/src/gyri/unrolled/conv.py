@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from gyri.numerics.csc import init_atoms, rank1_from_full
-from gyri.numerics.validation import check_array, check_option, check_positive_int, check_scalar
+from gyri.numerics.validation import check_array, check_option, check_positive_int
 
 from .convolution import (
     LIPSCHITZ,
@@ -261,7 +261,9 @@ class ConvDictionaryLearning(TrainingOptions, BaseEstimator):
         if any(n > t for n, t in zip(kernel, times, strict=True)):
             raise ValueError(f"kernel_shape: expected at most the signal's {times}, got {kernel}")
         if self.window_length is not None and self.window_length > times[0]:
-            raise ValueError(f"window_length: expected at most the signal's {times[0]} samples, got {self.window_length}")
+            raise ValueError(
+                f"window_length: expected at most the signal's {times[0]} samples, got {self.window_length}"
+            )
         scale = float(np.std(np.asarray(signals.X, np.float64))) or 1.0
         return signals, self._to_device(signals, scale), scale
 
@@ -353,7 +355,9 @@ class ConvDictionaryLearning(TrainingOptions, BaseEstimator):
         )  # fmt: skip
         return np.asarray(codes) * np.asarray(self.scale_, codes.dtype)
 
-    def fit_transform(self, X: Any, y: Any = None, *, mask: Any = None) -> Float[np.ndarray, "n_samples n_components *positions"]:
+    def fit_transform(
+        self, X: Any, y: Any = None, *, mask: Any = None
+    ) -> Float[np.ndarray, "n_samples n_components *positions"]:
         """Learn from signals and give their codes."""
         return self.fit(X, mask=mask).transform(X, mask=mask)
 

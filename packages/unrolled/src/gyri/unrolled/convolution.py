@@ -121,7 +121,9 @@ def lipschitz_constant(atoms: Atoms, spectrum: Spectrum, kind: str) -> Array:
         value = jnp.max(jnp.sum(jnp.square(jnp.abs(spectrum.temporal)), (0, 1)))
     else:
         # The signals are pieces of circular ones of this length: the largest eigenvalue over frequencies is a bound.
-        small = "kp...,kq...->...pq" if spectrum.temporal.shape[1] <= spectrum.temporal.shape[0] else "kp...,lp...->...kl"
+        small = (
+            "kp...,kq...->...pq" if spectrum.temporal.shape[1] <= spectrum.temporal.shape[0] else "kp...,lp...->...kl"
+        )
         symbol = jnp.einsum(small, jnp.conj(spectrum.temporal), spectrum.temporal, precision="highest")
         value = symbol_norm(symbol, 3)
     margin = 1 + 100 * jnp.finfo(value.dtype).eps
@@ -202,7 +204,9 @@ def conv_correlations(atoms: Atoms, X: Array) -> Array:
     """Correlations (n, K, *positions) of atoms with signals."""
     length = fft_shape(X.shape[2:])
     spectrum = spectrum_of_atoms(atoms, length)
-    return _crop(signal_of(spectrum.correlate(spectrum_of(X, length)), length), positions_of(X.shape[2:], kernel_of(atoms)))
+    return _crop(
+        signal_of(spectrum.correlate(spectrum_of(X, length)), length), positions_of(X.shape[2:], kernel_of(atoms))
+    )
 
 
 def conv_objective(X: Array, codes: Array, atoms: Atoms, lam: Any, mask: Array | None) -> Array:
@@ -214,9 +218,7 @@ def conv_objective(X: Array, codes: Array, atoms: Atoms, lam: Any, mask: Array |
     return jnp.sum(0.5 * jnp.sum(jnp.square(residual), axes) + lam * jnp.sum(jnp.abs(codes), axes))
 
 
-def solve_conv_codes(
-    X: Array, atoms: Atoms, lam: Any, mask: Array | None, *, max_iter: int, tol: Any
-) -> Array:
+def solve_conv_codes(X: Array, atoms: Atoms, lam: Any, mask: Array | None, *, max_iter: int, tol: Any) -> Array:
     """Codes to a tolerance, rather than after a number of iterations."""
     length = fft_shape(X.shape[2:])
     spectrum = spectrum_of_atoms(atoms, length)
@@ -224,9 +226,7 @@ def solve_conv_codes(
     gradient, constants = gradient_of(X, atoms, mask, spectrum, length)
     lam = jnp.asarray(lam, X.dtype)
     prox = lambda z, step: soft_threshold(z, lam * step)
-    return fista(
-        lambda z: gradient(constants, z), prox, _zeros(X, atoms), step, max_iter=max_iter, tol=tol
-    ).x
+    return fista(lambda z: gradient(constants, z), prox, _zeros(X, atoms), step, max_iter=max_iter, tol=tol).x
 
 
 def tukey_window(length: int, dtype: Any) -> Array:

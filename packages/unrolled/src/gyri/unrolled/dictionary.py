@@ -33,9 +33,7 @@ _KIND = "gyri.unrolled.DictionaryLearning"
 
 
 @lru_cache(64)
-def dictionary_task(
-    estimator: str, algorithm: str, lipschitz: str, backprop_depth: int | None
-) -> Task:
+def dictionary_task(estimator: str, algorithm: str, lipschitz: str, backprop_depth: int | None) -> Task:
     """Dictionary learning as `gyri.unrolled.optim` takes it, for one static setting."""
     setting: dict[str, Any] = {"algorithm": algorithm, "lipschitz": lipschitz, "backprop_depth": backprop_depth}
 
@@ -331,7 +329,9 @@ class DictionaryLearning(TrainingOptions, ClassNamePrefixFeaturesOutMixin, Trans
 
     # --- use --------------------------------------------------------------------------------------------------------
 
-    def transform(self, X: Any, *, operator: Any = None, mask: Any = None) -> Float[np.ndarray, "n_samples n_components"]:
+    def transform(
+        self, X: Any, *, operator: Any = None, mask: Any = None
+    ) -> Float[np.ndarray, "n_samples n_components"]:
         """Sparse codes of signals, with the iterations and step sizes of the fit.
 
         Parameters

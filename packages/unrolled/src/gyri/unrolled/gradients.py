@@ -50,9 +50,7 @@ def surrogate(
 ) -> tuple[Array, Array]:
     """Scalar whose gradient in `components` (and `steps`) is the estimate, and the loss."""
     depth = backprop_depth if estimator == "g2" else 0
-    codes = code(
-        X, components, lam, steps, measurement, algorithm=algorithm, lipschitz=lipschitz, backprop_depth=depth
-    )
+    codes = code(X, components, lam, steps, measurement, algorithm=algorithm, lipschitz=lipschitz, backprop_depth=depth)
     loss = objective(X, codes, components, lam, measurement)
     if estimator != "g3":
         return loss, loss
@@ -188,9 +186,7 @@ def dictionary_gradient(
     )  # fmt: skip
 
 
-def lasso_jacobian(
-    x: Shaped, components: Shaped, code: Shaped
-) -> Float[Array, "n_components n_components n_features"]:
+def lasso_jacobian(x: Shaped, components: Shaped, code: Shaped) -> Float[Array, "n_components n_components n_features"]:
     r"""Jacobian of the Lasso's solution in the dictionary, in closed form on its support.
 
     On the support S, :math:`(J_l)_S = -(D_S^\top D_S)^{-1} (D_l z^\top + (D_l^\top z - x_l) I)_S` for each row

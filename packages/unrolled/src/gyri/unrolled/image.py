@@ -24,6 +24,7 @@ _BLOCK = 1024  # patches solved at once
 _ATOMS = {"conv": 16, "patch": 128}
 _PATCH_OPTIONS: dict[str, Any] = {"batch_size": 250, "epochs": 4, "init": "data"}
 
+
 def extract_patches(image: np.ndarray, size: int) -> np.ndarray:
     """All overlapping square patches of an image (h, w) or (h, w, c), as rows (n_patches, size * size * c).
 
@@ -225,7 +226,9 @@ def local_mean(pixels: np.ndarray, weights: np.ndarray | None, sigma: float) -> 
     # Far from any valid pixel the weights underflow: the mean of all stands there.
     count = count if pixels.ndim == 2 else count[..., None]
     far = count < 1e-6
-    return np.where(far, (wide * pixels).sum(axes) / weights.sum(), total / np.where(far, 1, count)).astype(pixels.dtype)
+    return np.where(far, (wide * pixels).sum(axes) / weights.sum(), total / np.where(far, 1, count)).astype(
+        pixels.dtype
+    )
 
 
 def _as_sample(image: np.ndarray) -> np.ndarray:

@@ -49,7 +49,9 @@ def recovery_score(components: Float[Any, "..."], reference: Float[Any, "..."]) 
     if components.ndim < 2:
         raise ValueError(f"components: expected shape (n_components, n_features, ...), got {components.shape}")
     if components.ndim != reference.ndim or (components.ndim == 2 and components.shape[1] != reference.shape[1]):
-        raise ValueError(f"reference: expected atoms like those of components {components.shape}, got {reference.shape}")
+        raise ValueError(
+            f"reference: expected atoms like those of components {components.shape}, got {reference.shape}"
+        )
     if components.ndim > 2:
         few, many = sorted((components, reference), key=len)
         # Whichever are fewer are each matched.

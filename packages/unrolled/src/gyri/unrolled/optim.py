@@ -295,7 +295,9 @@ def _line_search(
         lambda length: task.loss(move(params, gradient, length), batch, constants),
         jnp.zeros_like(loss), jnp.ones_like(loss), slope, step_size=BETA * eta, c=options.armijo / BETA, value_old=loss,
     )  # fmt: skip
-    return jax.tree.map(lambda new, old: jnp.where(length > 0, new, old), move(params, gradient, length), params), length
+    return jax.tree.map(
+        lambda new, old: jnp.where(length > 0, new, old), move(params, gradient, length), params
+    ), length
 
 
 def train_stochastically(
@@ -336,7 +338,9 @@ def train_stochastically(
         if interrupted:
             break
     history = {"loss": losses, "step": sizes, "time": clock.seconds}
-    return Outcome(params, {k: np.concatenate([np.zeros(0), *v]).astype(float) for k, v in history.items()}, interrupted)
+    return Outcome(
+        params, {k: np.concatenate([np.zeros(0), *v]).astype(float) for k, v in history.items()}, interrupted
+    )
 
 
 # --- chunks of a full batch -----------------------------------------------------------------------------------------

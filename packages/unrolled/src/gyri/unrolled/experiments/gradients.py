@@ -61,7 +61,9 @@ def gradients(scale: str, key: int, sweep: Any) -> Result:
     depths = DEPTHS[scale]
     most = {kind: n * (1 if scale == "quick" else 10) for kind, n in EXACT.items()}
     n_samples = 1000 if scale == "paper" else 400
-    simulated = sweep(errors_of, [("recipe", key + i, depths, most["recipe"], n_samples) for i in range(N_SEEDS[scale])])
+    simulated = sweep(
+        errors_of, [("recipe", key + i, depths, most["recipe"], n_samples) for i in range(N_SEEDS[scale])]
+    )
     photo = sweep(errors_of, [("patches", key, depths[:-1], most["patches"], n_samples // 2)])[0]
     at = lambda name, n: np.array([run[name][depths.index(n)] for run in simulated])
     claims = []

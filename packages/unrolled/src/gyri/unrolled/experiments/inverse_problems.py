@@ -63,7 +63,9 @@ def sense(setting: tuple[int, int, int, str]) -> dict[str, float]:
     found = {"least squares": error(np.stack([np.linalg.lstsq(A, b, rcond=None)[0] for A, b in zip(each, y)])),
              "synthesis": error(learned.inverse_transform(codes))}  # fmt: skip
     for name in ("unit", "untf", "tv"):
-        prior = AnalysisPrior(None if name == "tv" else 40, constraint=name, lam=0.05, max_steps=max_steps, verbose=False)
+        prior = AnalysisPrior(
+            None if name == "tv" else 40, constraint=name, lam=0.05, max_steps=max_steps, verbose=False
+        )
         found[name] = error(prior.fit(y, operator=each).transform(y, operator=each, n_iter=500))
     return found
 

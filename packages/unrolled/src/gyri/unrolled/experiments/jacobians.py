@@ -91,7 +91,9 @@ def jacobians(scale: str, key: int, sweep: Any) -> Result:
         Claim.info("iterations until the support is found, median", None, float(np.median(settled))),
         Claim.info("samples whose optimal Jacobian has a norm below 1e5", None, float(len(found))),
     ]  # fmt: skip
-    captions = {"jacobians": "Relative error of the Jacobian along ISTA, one line a sample; wrong entries of the support."}
+    captions = {
+        "jacobians": "Relative error of the Jacobian along ISTA, one line a sample; wrong entries of the support."
+    }
     data = Data.simulated(f"the paper's recipe, {n_samples} samples")
     return Result(claims, {"jacobians": draw(found)}, data, captions)
 

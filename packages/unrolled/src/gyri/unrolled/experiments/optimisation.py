@@ -59,7 +59,9 @@ def optimisation(scale: str, key: int, sweep: Any) -> Result:
     claims = []
     for (name, n), (loss, score) in PUBLISHED.items():
         claims.append(Claim.info(f"{name}, N = {n}: loss", loss, values(name, n, 0)))
-        claims.append(Claim.at_least(f"{name}, N = {n}: recovery, published less 0.02", score, values(name, n, 1), score - 0.02))
+        claims.append(
+            Claim.at_least(f"{name}, N = {n}: recovery, published less 0.02", score, values(name, n, 1), score - 0.02)
+        )
     claims += [
         Claim.at_least("DDL, N = 20: recovery", None, values("DDL", 20, 1), 0.97),
         Claim.at_most("N = 5, the authors' step bound: loss with learned steps over that with fixed ones",

@@ -127,7 +127,9 @@ def recordings(scale: str, key: int, sweep: Any) -> Result:
         model, seconds = fit_sample()
         claims.append(Claim.at_most("MEG: time of the fit", "10 min on a V100", seconds, 600.0, unit="s"))
         figures["meg"], captions["meg"] = plot_atoms(model), "Atoms of the MEG recording."
-        return Result(claims, figures, Data.real(f"{what}, electrocardiogram of PyWavelets; simulated events"), captions)
+        return Result(
+            claims, figures, Data.real(f"{what}, electrocardiogram of PyWavelets; simulated events"), captions
+        )
     claims.append(Claim.not_run("MEG: time of the fit", "10 min on a V100", unit="s"))
     used = "simulated recordings with planted atoms, and the electrocardiogram of PyWavelets"
     return Result(claims, figures, Data.stand_in(for_=what, used=used), captions)
