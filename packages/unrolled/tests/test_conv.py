@@ -1,4 +1,4 @@
-"""Convolutional sparse coding and its estimator: operators, bounds, planted atoms, recordings, MNE, files, bad input."""
+"""Convolutional sparse coding and its estimator: operators, bounds, planted atoms, recordings, MNE, files, errors."""
 
 import jax
 import jax.numpy as jnp

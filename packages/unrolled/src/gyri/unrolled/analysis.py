@@ -235,12 +235,12 @@ class AnalysisPrior(BaseEstimator):
         cast = lambda leaf: jnp.asarray(leaf, X.dtype)
         if not images:
             measurement = jax.tree.map(cast, check_measurement(operator, mask, X.shape))
-            n = X.shape[1] if operator is None else None
+            n = X.shape[1]
             if measurement.operator is not None:
                 n = measurement.operator.shape[1]
             elif measurement.matrices is not None:
                 n = measurement.matrices.shape[2]
-            return X, measurement, (n,)
+            return X, measurement, (int(n),)
         shape = X.shape[1:]
         if operator is not None:
             space = X.shape[2:]

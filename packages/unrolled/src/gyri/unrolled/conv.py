@@ -137,7 +137,7 @@ class ConvDictionaryLearning(TrainingOptions, BaseEstimator):
     ((2, 1, 30), (1, 2, 600))
     """
 
-    _estimators = ("g1", "g2")
+    _estimators: tuple[str, ...] = ("g1", "g2")
 
     def __init__(
         self,

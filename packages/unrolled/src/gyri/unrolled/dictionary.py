@@ -76,7 +76,7 @@ class TrainingOptions:
     tol: Any
     optimizer: Any
 
-    _estimators = ESTIMATORS
+    _estimators: tuple[str, ...] = ESTIMATORS
 
     def _check_training(self) -> None:
         check_lam(self.lam)
@@ -290,7 +290,7 @@ class DictionaryLearning(TrainingOptions, ClassNamePrefixFeaturesOutMixin, Trans
         return jnp.asarray(check_array(X, "X", shape=("n_samples", "n_features")))
 
     def _measure(self, X: Array, operator: Any, mask: Any, n_features: int | None) -> Measurement:
-        measurement = check_measurement(operator, mask, X.shape, n_features)
+        measurement = check_measurement(operator, mask, (len(X), X.shape[1]), n_features)
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, X.dtype), measurement)
 
     def _start(self, X: Array, measurement: Measurement) -> Array:
@@ -449,7 +449,9 @@ class DictionaryLearning(TrainingOptions, ClassNamePrefixFeaturesOutMixin, Trans
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         # In JAX's default precision float64 comes back as float32.
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"] if jax.config.jax_enable_x64 else ["float32"]
+        tags.transformer_tags.preserves_dtype = (
+            ["float64", "float32"] if jnp.result_type(float) == np.float64 else ["float32"]
+        )
         return tags
 
 

@@ -322,6 +322,7 @@ def unrolled_jacobians(
         weight = (t - 1) / t_next
         return (new, J_new, new + weight * (new - z), J_new + weight * (J_new - J), t_next), seen_now
 
+    traced: Any
     z0, J0 = jnp.zeros(n, x.dtype), jnp.zeros((n, n, m), x.dtype)
     (z, J, *_), traced = jax.lax.scan(body, (z0, J0, z0, J0, jnp.ones((), x.dtype)), steps)
     return z, J, traced

@@ -148,6 +148,7 @@ class Clock:
         self.seconds: list[np.ndarray] = []
 
     def __call__(self, n_done: int, carry: PyTree, outputs: PyTree) -> bool:
+        """Note the time; the loop goes on."""
         now, n = time.perf_counter(), len(outputs["loss"])
         self.seconds.append(self.last - self.start + (now - self.last) * np.arange(1, n + 1) / n)
         self.last = now
@@ -171,7 +172,9 @@ def descend(
     """
     dtype = params.steps.dtype
     clock, step = Clock(), descent_step(task, learn_steps)
-    losses, sizes, n_done, interrupted = [], [], 0, False
+    losses: list[np.ndarray] = []
+    sizes: list[np.ndarray] = []
+    n_done, interrupted = 0, False
     for free in (0.0, 1.0) if learn_steps else (0.0,):
         first = first_value(task)(params, data, constants)
         if not losses:
@@ -291,7 +294,7 @@ def _line_search(
     slope = -(sum(jax.tree.leaves(squares.prior)) + options.free * squares.steps)
 
     # The step's length is the variable: a trial is a feasible move of that length, not a point of a straight line.
-    length, value, _ = armijo_step(
+    length, _, _ = armijo_step(
         lambda length: task.loss(move(params, gradient, length), batch, constants),
         jnp.zeros_like(loss), jnp.ones_like(loss), slope, step_size=BETA * eta, c=options.armijo / BETA, value_old=loss,
     )  # fmt: skip
@@ -318,7 +321,9 @@ def train_stochastically(
     """Epochs of minibatches; with learned steps as many again, of prior and steps together."""
     dtype = params.steps.dtype
     clock, step = Clock(), stochastic_step(task, learn_steps, sampler, optimizer)
-    losses, sizes, interrupted = [], [], False
+    losses: list[np.ndarray] = []
+    sizes: list[np.ndarray] = []
+    interrupted = False
     for round_, free in enumerate((0.0, 1.0) if learn_steps else (0.0,)):
         inner = () if optimizer is None else optimizer.init(params)
         order = jnp.zeros(sampler.n_rows if sampler.window is None else 1, jnp.int32)

@@ -68,7 +68,8 @@ def images(scale: str, key: int, sweep: Any) -> Result:
         Claim.info("wavelets (db4), best of three penalties", None, values[deep]["db4"], unit="dB"),
         Claim.between("convolutional atoms, random starts", "axis of 21 to 25 dB", [f[0] for f in found], 21.0, 27.0,
                       unit="dB"),
-        Claim.at_most("largest difference between starts", "small", float(np.ptp([f[0] for f in found])), 1.0, unit="dB"),
+        Claim.at_most("largest difference between starts", "small", float(np.ptp([f[0] for f in found])), 1.0,
+                      unit="dB"),
         Claim.between("recovery between two starts", "axis of 0.7 to 0.9", alike, 0.5, 0.95),
     ]  # fmt: skip
     scores, pictures = runs[deep][0]

@@ -60,7 +60,7 @@ def sample_curves(setting: tuple[int, int, int]) -> dict[str, Any] | None:
             return None
         errors, wrong = _run(x, D, target, solution != 0, jnp.ones(n_iter))
         places = np.unique(np.geomspace(max(DEPTHS) + 1, n_iter, 8).astype(int))
-        cut = {depth: [] for depth in DEPTHS}
+        cut: dict[int, list[float]] = {depth: [] for depth in DEPTHS}
         for n in places:
             for depth in DEPTHS:
                 z = sparse_code(x[None], D, LAM, n_iter=int(n) - depth, algorithm="ista")[0]

@@ -69,7 +69,8 @@ def optimisation(scale: str, key: int, sweep: Any) -> Result:
                       0.9),
         Claim.at_most("N = 5, the spectral bound: loss with learned steps over that with fixed ones", None,
                       values("DDL+steps", 5, 0) / values("DDL", 5, 0), 0.97),
-        Claim.at_most("N = 20: loss of DDL over that of AM", "at most 1", values("DDL", 20, 0) / values("AM", 20, 0), 1.005),
+        Claim.at_most("N = 20: loss of DDL over that of AM", "at most 1", values("DDL", 20, 0) / values("AM", 20, 0),
+                      1.005),
         Claim.between("N = 50: loss of DDL over that of AM", "they agree", values("DDL", 50, 0) / values("AM", 50, 0),
                       0.99, 1.01),
     ]  # fmt: skip

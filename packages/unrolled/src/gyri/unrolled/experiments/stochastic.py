@@ -24,8 +24,8 @@ def learn(setting: tuple[int, int, int, tuple[int, ...]]) -> dict[str, tuple[flo
     from ..dictionary import DictionaryLearning
 
     seed, n_samples, epochs, batches = setting
-    X, truth, _ = simulate(seed, n_samples, N_FEATURES, N_ATOMS)
-    X = np.asarray(X)
+    simulated = simulate(seed, n_samples, N_FEATURES, N_ATOMS)
+    X, truth = np.asarray(simulated.X), simulated.components
     start = np.random.default_rng(seed).standard_normal((N_ATOMS, N_FEATURES)).astype(np.float32)
     start /= np.linalg.norm(start, axis=1, keepdims=True)
     found = {}
