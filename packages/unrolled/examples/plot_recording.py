@@ -3,8 +3,8 @@ Recurring waveforms of a multichannel recording
 ===============================================
 
 A recording of 20 channels holds three kinds of short events, each with a topography and a waveform of its own, at
-random times in noise. Their atoms are learned from windows that are cut out of the recording on the device: it is never copied
-into all of its windows, however long it is. An `mne.io.Raw` may stand in the place of the array.
+random times in noise. Their atoms are learned from windows that are cut out of the recording on the device: it is never
+copied into all of its windows, however long it is. An `mne.io.Raw` may stand in the place of the array.
 """
 
 # %%

@@ -8,7 +8,7 @@ from gyri.reproduce import Claim, Data, Result, experiment
 
 from ..image import restore_image
 from ..metrics import psnr, recovery_score
-from .setting import new_figure, photograph, show_images
+from .setting import mark, new_figure, photograph, show_images
 
 NOISE = 0.1
 SIZES = {"quick": (128, 1, (5, 20)), "paper": (128, 5, (1, 2, 5, 10, 20, 50, 100))}
@@ -77,6 +77,7 @@ def images(scale: str, key: int, sweep: Any) -> Result:
     figure, (ax,) = new_figure(1, 4)
     for i, name in enumerate(("AM", "DDL")):
         ax.semilogx(depths, [np.median(values[n][name]) for n in depths], "o-", color=f"C{i}", label=name)
+    mark(ax, depths)
     ax.set(xlabel="iterations N", ylabel="PSNR (dB)")
     ax.legend(frameon=False)
     captions = {"pictures": "A photograph with noise, and what each method makes of it.",

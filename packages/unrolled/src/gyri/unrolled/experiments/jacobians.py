@@ -10,7 +10,7 @@ from gyri.reproduce import Claim, Data, Result, experiment
 
 from ..coding import sparse_code
 from ..gradients import lasso_jacobian, unrolled_jacobians
-from .setting import LAM, new_figure, recipe
+from .setting import LAM, mark, new_figure, recipe
 
 SIZES = {"quick": (8, 3000), "paper": (50, 10_000)}  # samples, iterations
 DEPTHS = (20, 50, 200)
@@ -109,6 +109,7 @@ def draw(found: list[dict[str, Any]]) -> Any:
         rows = np.array([curve["cut"][depth] for curve in found])
         axes[1].loglog(found[0]["places"], np.median(rows, 0), "o-", color=f"C{j}", label=f"depth {depth}")
         axes[1].fill_between(found[0]["places"], rows.min(0), rows.max(0), color=f"C{j}", alpha=0.15)
+    mark(axes[1], found[0]["places"][[0, len(found[0]["places"]) // 2, -1]])
     axes[1].legend(frameon=False, fontsize="small")
     for ax, title in zip(axes, ("error of the Jacobian", "the same, truncated", "wrong entries of the support")):
         ax.set(xlabel="iterations", title=title)

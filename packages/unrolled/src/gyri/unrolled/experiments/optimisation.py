@@ -7,7 +7,7 @@ import numpy as np
 from gyri.reproduce import Claim, Data, Result, experiment
 
 from ..metrics import recovery_score
-from .setting import LAM, new_figure, recipe
+from .setting import LAM, mark, new_figure, recipe
 
 DEPTHS = {"quick": (5, 20, 50), "paper": (5, 10, 20, 50, 100, 200, 500, 1000)}
 N_SEEDS = {"quick": 5, "paper": 50}
@@ -89,6 +89,7 @@ def draw(depths: tuple[int, ...], values: Any) -> Any:
             ax.plot(own, np.median(rows, 1), "o-", color=f"C{i}", label=name)
             ax.fill_between(own, rows.min(1), rows.max(1), color=f"C{i}", alpha=0.15)
             ax.set_xscale("log")
+            mark(ax, depths)
     for ax, title in zip(axes, ("final loss", "recovery", "steps")):
         ax.set(xlabel="iterations N", title=title)
     axes[0].legend(frameon=False, fontsize="small")

@@ -45,6 +45,13 @@ def new_figure(n_panels: int, width: float = 3.6, height: float = 3.2) -> tuple[
     return figure, axes
 
 
+def mark(ax: Any, places: Any) -> None:
+    """Ticks at these places of a logarithmic axis, and no others, whose labels would run into each other."""
+    places = [float(place) for place in places]
+    ax.set_xticks(places, [f"{place:g}" for place in places])
+    ax.minorticks_off()
+
+
 def show_images(images: dict[str, np.ndarray], columns: int = 4) -> Any:
     """Pictures under their titles."""
     from matplotlib.figure import Figure

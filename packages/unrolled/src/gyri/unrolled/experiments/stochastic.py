@@ -10,7 +10,7 @@ from gyri.reproduce import Claim, Data, Result, experiment
 
 from ..datasets import simulate
 from ..metrics import recovery_score
-from .setting import LAM, new_figure
+from .setting import LAM, mark, new_figure
 
 SIZES = {"quick": (10_000, 6, 2), "paper": (100_000, 10, 10)}  # samples, epochs, seeds
 BATCHES = {"quick": (500, 2000), "paper": (100, 500, 2000, 10_000)}
@@ -69,6 +69,7 @@ def stochastic(scale: str, key: int, sweep: Any) -> Result:
     figure, (ax,) = new_figure(1, 4.5)
     for i, name in enumerate(score):
         ax.semilogx(seconds[name], score[name], "o", color=f"C{i}", label=name)
+    mark(ax, (1, 3, 10, 30))
     ax.set(xlabel="Time (s)", ylabel="recovery", ylim=(0, 1))
     ax.legend(frameon=False, fontsize="small")
     data = Data.simulated(f"the paper's recipe, {n_samples} samples, {n_seeds} seeds")
