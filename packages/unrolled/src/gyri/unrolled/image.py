@@ -111,7 +111,7 @@ def restore_image(
     n_components: int | None = None,
     lam: float | int = 0.1,
     n_iter: int = 20,
-    smooth: bool = True,
+    smooth: Any = True,
     random_state: Any = 0,
     verbose: bool = False,
     **model_options: Any,

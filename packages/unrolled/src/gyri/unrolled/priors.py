@@ -22,7 +22,7 @@ from .datasets import unit_rows
 FIXED = ("tv", "haar", "db4")
 FILTERS = ("conv", "conv_corners", "separable")
 CONSTRAINTS = ("unit", "untf", *FILTERS, *FIXED)
-_FRAME_ROUNDS = 10
+_FRAME_ROUNDS = 30
 
 
 class Analysis(NamedTuple):

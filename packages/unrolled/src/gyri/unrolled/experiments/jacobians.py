@@ -18,11 +18,11 @@ LARGEST = 1e5  # norm of the optimal Jacobian of a sample that counts
 
 
 @jax.jit
-def _run(x: Any, D: Any, target: Any, support: Any, steps: Any) -> tuple[Any, Any]:
-    """Distance of the Jacobian to its limit, and of supports, in each iteration."""
+def _run(x: Any, D: Any, target: Any, support: Any, steps: Any) -> tuple[Any, Any, Any]:
+    """Distance of the Jacobian to its limit, and of supports, in each iteration, and the codes."""
 
     def trace(z: Any, J: Any) -> tuple:
-        return jnp.linalg.norm((J - target).reshape(-1)), jnp.sum((z != 0) != support)
+        return jnp.linalg.norm((J - target).reshape(-1)), jnp.sum((z != 0) != support), z
 
     return unrolled_jacobians(x, D, LAM, steps, algorithm="ista", lipschitz="spectral", trace=trace)[2]
 
@@ -53,18 +53,17 @@ def sample_curves(setting: tuple[int, int, int]) -> dict[str, Any] | None:
     with jax.enable_x64(True):
         X, _, D = recipe(seed, 30, 50, 100)
         x = X[index]
-        solution = sparse_code(x[None], D, LAM, n_iter=100_000)[0]
+        solution = sparse_code(x[None], D, LAM, n_iter=20_000)[0]
         target = lasso_jacobian(x, D, solution)
         size = float(jnp.linalg.norm(target.reshape(-1)))
         if not size < LARGEST:
             return None
-        errors, wrong = _run(x, D, target, solution != 0, jnp.ones(n_iter))
+        errors, wrong, codes = _run(x, D, target, solution != 0, jnp.ones(n_iter))
         places = np.unique(np.geomspace(max(DEPTHS) + 1, n_iter, 8).astype(int))
         cut: dict[int, list[float]] = {depth: [] for depth in DEPTHS}
         for n in places:
             for depth in DEPTHS:
-                z = sparse_code(x[None], D, LAM, n_iter=int(n) - depth, algorithm="ista")[0]
-                cut[depth].append(float(_truncated(x, D, target, z, jnp.ones(depth))) / size)
+                cut[depth].append(float(_truncated(x, D, target, codes[n - depth - 1], jnp.ones(depth))) / size)
     return {"errors": np.asarray(errors) / size, "wrong": np.asarray(wrong), "places": places, "cut": cut}
 
 

@@ -32,7 +32,7 @@ def learn(setting: tuple[int, tuple[int, ...]]) -> dict[tuple[str, int], tuple[f
             if learned and n_iter > 20:
                 continue  # the paper learns steps for few iterations
             model = DictionaryLearning(
-                50, lam=LAM, n_iter=n_iter, estimator=estimator, learn_steps=learned, init=D0, verbose=False,
+                len(D0), lam=LAM, n_iter=n_iter, estimator=estimator, learn_steps=learned, init=D0, verbose=False,
                 max_steps=300,
             ).fit(X)  # fmt: skip
             score = recovery_score(model.components_, truth)
@@ -40,7 +40,14 @@ def learn(setting: tuple[int, tuple[int, ...]]) -> dict[tuple[str, int], tuple[f
     # The gain of learned steps is as large as the bound is loose: once more with the authors' at five iterations.
     for name, learned in (("fixed", False), ("learned", True)):
         model = DictionaryLearning(
-            50, lam=LAM, n_iter=5, learn_steps=learned, lipschitz="frobenius", init=D0, verbose=False, max_steps=300
+            len(D0),
+            lam=LAM,
+            n_iter=5,
+            learn_steps=learned,
+            lipschitz="frobenius",
+            init=D0,
+            verbose=False,
+            max_steps=300,
         ).fit(X)
         found[f"authors' bound, {name}", 5] = float(model.history_["loss"][-1]), 0.0, model.n_steps_
     return found
