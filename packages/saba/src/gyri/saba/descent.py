@@ -63,10 +63,12 @@ def descend(
 
     def body(state: tuple) -> tuple:
         i, z, value, gradient, rate, n_calls, _ = state
-        z, rate, made = step(fun, z, value, gradient, rate, step_size)
-        value, gradient = value_and_grad(z)
-        stuck = rate == 0  # no step decreases the value: rounding errors are all that is left
-        return i + 1, z, value, gradient, rate, n_calls + made + 1, stuck
+        new, rate, made, blind = step(fun, z, value, gradient, rate, step_size)
+        new_value, new_gradient = value_and_grad(new)
+        # Below the rounding of the value only the gradient can tell whether a step was one forward.
+        worse = blind & ~(norm(new_gradient) < norm(gradient))
+        kept = jax.tree.map(lambda a, b: jnp.where(worse, a, b), (z, value, gradient), (new, new_value, new_gradient))
+        return i + 1, *kept, rate, n_calls + made + 1, worse | (rate == 0)
 
     value, gradient = value_and_grad(z)
     rate = jnp.ones((), value.dtype)
@@ -77,11 +79,12 @@ def descend(
 
 
 def _gradient_step(fun: Callable, z: PyTree, value: Array, gradient: PyTree, rate: Array, size: Any) -> tuple:
+    """Next point, step (0 when there is none), products made, whether the value could not judge."""
     if size is not None:
-        return axpy(-size, gradient, z), rate, 0
+        return axpy(-size, gradient, z), rate, 0, jnp.zeros((), bool)
     slope = -dot(gradient, gradient)
     z, _, accepted = armijo_step(fun, z, negative(gradient), slope, step_size=2 * rate, c=ARMIJO)
-    return z, accepted.astype(rate.dtype), 0
+    return z, accepted.astype(rate.dtype), 0, jnp.zeros((), bool)
 
 
 def _newton_step(
@@ -92,8 +95,14 @@ def _newton_step(
     bad = ~(slope < 0)
     direction = jax.tree.map(lambda d, g: jnp.where(bad, -g, d), direction, gradient)
     slope = jnp.where(bad, -dot(gradient, gradient), slope)
-    z, _, accepted = armijo_step(fun, z, direction, slope, step_size=1.0, c=ARMIJO)
-    return z, accepted.astype(rate.dtype), made
+    blind = ~bad & (-slope <= 100 * jnp.finfo(rate.dtype).eps * jnp.abs(value))
+
+    def search() -> tuple:
+        z_new, _, accepted = armijo_step(fun, z, direction, slope, step_size=1.0, c=ARMIJO)
+        return z_new, accepted.astype(rate.dtype)
+
+    z, rate = jax.lax.cond(blind, lambda: (axpy(1, direction, z), jnp.ones_like(rate)), search)
+    return z, rate, made, blind
 
 
 def _solve_cg(fun: Callable, z: PyTree, gradient: PyTree) -> tuple[PyTree, Array]:
@@ -124,7 +133,7 @@ def _lbfgs(fun: Callable, z: PyTree, tol: Any, max_iter: int) -> tuple[PyTree, A
         new = optax.apply_updates(z, updates)
         gradient = optax.tree.get(opt_state, "grad")
         stuck = jax.tree.reduce(jnp.logical_and, jax.tree.map(lambda a, b: (a == b).all(), new, z))
-        return i + 1, new, opt_state, norm(gradient), n_calls + trials, stuck
+        return i + 1, new, opt_state, norm(gradient), n_calls + trials.astype(n_calls.dtype), stuck
 
     first = norm(jax.grad(fun)(z))
     state = (0, z, solver.init(z), first, jnp.ones((), jnp.int32), jnp.zeros((), bool))

@@ -42,60 +42,63 @@ class Side:
         self.batch_size = self.n_samples if batch_size == "full" or data is None else int(batch_size)
         self.n_blocks = count_blocks(self.n_samples, self.batch_size)
 
-    def at(self, block: Block, quantity: Callable[[Any], PyTree]) -> PyTree:
-        """Evaluate a quantity, linear in the objective, on a block and scale it; or on all samples."""
-        value = self._local(block, quantity)
-        return value if self.axis_name is None else jax.lax.pmean(value, self.axis_name)
+    def at(self, block: Block, quantity: Callable[..., PyTree], *variables: PyTree) -> PyTree:
+        """Evaluate ``quantity(batch, *variables)``, linear in the objective, on a block, scaled; or on all samples."""
+        if self.axis_name is None:
+            return self._local(block, quantity, variables)
+        # Local derivatives, then their mean: of variables that count as the same everywhere JAX would give a sum.
+        variables = jax.tree.map(lambda a: jax.lax.pcast(a, self.axis_name, to="varying"), variables)
+        return jax.lax.pmean(self._local(block, quantity, variables), self.axis_name)
 
-    def _local(self, block: Block, quantity: Callable[[Any], PyTree]) -> PyTree:
+    def _local(self, block: Block, quantity: Callable[..., PyTree], variables: tuple) -> PyTree:
         size, n = self.batch_size, self.n_samples
         if block is None or self.n_blocks == 1:
-            return quantity(self.data)
+            return quantity(self.data, *variables)
         rows = lambda a: jax.lax.dynamic_slice_in_dim(a, block * size, size)
-        whole = lambda: quantity(jax.tree.map(rows, self.data))
+        whole = lambda: quantity(jax.tree.map(rows, self.data), *variables)
         rest = n % size
         if rest == 0:
             return whole()
-        last = lambda: quantity(jax.tree.map(lambda a: a[n - rest :], self.data))
+        last = lambda: quantity(jax.tree.map(lambda a: a[n - rest :], self.data), *variables)
         scaled = lambda value, rows: jax.tree.map(lambda a: a * (self.n_blocks * rows / n), value())
-        return jax.lax.cond(
-            block == self.n_blocks - 1, lambda: scaled(last, rest), lambda: scaled(whole, size)
-        )
+        return jax.lax.cond(block == self.n_blocks - 1, lambda: scaled(last, rest), lambda: scaled(whole, size))
 
     def value(self, block: Block, z: PyTree, x: PyTree) -> Array:
         """The objective."""
-        return self.at(block, lambda batch: self.fun(z, x, batch))
+        return self.at(block, lambda batch, z, x: self.fun(z, x, batch), z, x)
 
     def grad_z(self, block: Block, z: PyTree, x: PyTree) -> PyTree:
         """Gradient in z."""
-        return self.at(block, lambda batch: jax.grad(self.fun)(z, x, batch))
+        return self.at(block, lambda batch, z, x: jax.grad(self.fun)(z, x, batch), z, x)
 
     def grad_x(self, block: Block, z: PyTree, x: PyTree) -> PyTree:
         """Gradient in x."""
-        return self.at(block, lambda batch: jax.grad(self.fun, 1)(z, x, batch))
+        return self.at(block, lambda batch, z, x: jax.grad(self.fun, 1)(z, x, batch), z, x)
 
     def grads(self, block: Block, z: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
         """Gradients in z and in x."""
-        pair: tuple[PyTree, PyTree] = self.at(block, lambda batch: jax.grad(self.fun, (0, 1))(z, x, batch))
+        pair: tuple[PyTree, PyTree] = self.at(block, lambda batch, z, x: jax.grad(self.fun, (0, 1))(z, x, batch), z, x)
         return pair
 
     def hvp(self, block: Block, z: PyTree, v: PyTree, x: PyTree) -> PyTree:
         """Hessian in z times v."""
-        return self.at(block, lambda batch: jax.jvp(lambda z: jax.grad(self.fun)(z, x, batch), (z,), (v,))[1])
+        gradient = lambda batch, x: lambda z: jax.grad(self.fun)(z, x, batch)
+        return self.at(block, lambda batch, z, v, x: jax.jvp(gradient(batch, x), (z,), (v,))[1], z, v, x)
 
     def cross(self, block: Block, z: PyTree, v: PyTree, x: PyTree) -> PyTree:
         """Cross derivative times v, like x."""
-        return self.at(block, lambda batch: jax.jvp(lambda z: jax.grad(self.fun, 1)(z, x, batch), (z,), (v,))[1])
+        gradient = lambda batch, x: lambda z: jax.grad(self.fun, 1)(z, x, batch)
+        return self.at(block, lambda batch, z, v, x: jax.jvp(gradient(batch, x), (z,), (v,))[1], z, v, x)
 
     def products(self, block: Block, z: PyTree, v: PyTree, x: PyTree) -> tuple[PyTree, PyTree, PyTree]:
         """Gradient in z, Hessian times v, cross derivative times v: one differentiation gives all three."""
 
-        def all_of(batch: Any) -> tuple[PyTree, PyTree, PyTree]:
+        def all_of(batch: Any, z: PyTree, v: PyTree, x: PyTree) -> tuple[PyTree, PyTree, PyTree]:
             gradients = lambda z: jax.grad(self.fun, (0, 1))(z, x, batch)
             (gradient, _), (product, cross) = jax.jvp(gradients, (z,), (v,))
             return gradient, product, cross
 
-        triple: tuple[PyTree, PyTree, PyTree] = self.at(block, all_of)
+        triple: tuple[PyTree, PyTree, PyTree] = self.at(block, all_of, z, v, x)
         return triple
 
 

@@ -9,19 +9,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
 from gyri.numerics.loops import scan_chunks
-from gyri.numerics.validation import check_positive_int
+from gyri.numerics.validation import as_key, check_positive_int
 
 from .iteration import check_data
 from .types import BilevelSolver, BilevelState, Result
 
 
-def run(
-    solver: BilevelSolver, state: BilevelState, inner_data: Any, outer_data: Any, num_steps: int
-) -> BilevelState:
+def run(solver: BilevelSolver, state: BilevelState, inner_data: Any, outer_data: Any, num_steps: int) -> BilevelState:
     """Outer iterations in one compiled loop; usable under `jit` and `vmap`.
 
     Parameters
@@ -305,14 +303,15 @@ def run_sharded(
     (axis,), n_devices = mesh.axis_names, mesh.size
     # Checked as on one device: inside the mapped function only parts are seen.
     make(batch_size=batch_size).init(key, z0, x0, inner_data, outer_data)
-    inner_data = split_rows(inner_data, n_devices, batch_size, "inner_data")
-    outer_data = split_rows(outer_data, n_devices, batch_size, "outer_data")
-    solver = make(batch_size=batch_size // n_devices, axis_name=axis)
     rows, same = PartitionSpec(axis), PartitionSpec()
+    place = lambda tree, spec: jax.device_put(tree, NamedSharding(mesh, spec))
+    sides = ((inner_data, "inner_data"), (outer_data, "outer_data"))
+    data = [place(split_rows(side, n_devices, batch_size, name), rows) for side, name in sides]
+    solver = make(batch_size=batch_size // n_devices, axis_name=axis)
 
     @jax.jit
     @partial(jax.shard_map, mesh=mesh, in_specs=(same, same, same, rows, rows), out_specs=same)
     def everywhere(key: Any, z0: PyTree, x0: PyTree, inner_data: Any, outer_data: Any) -> BilevelState:
         return _run(solver, solver.init(key, z0, x0, inner_data, outer_data), inner_data, outer_data, num_steps)
 
-    return everywhere(key if isinstance(key, jax.Array) else jax.random.key(key), z0, x0, inner_data, outer_data)
+    return everywhere(*place((as_key(key), z0, x0), same), *data)

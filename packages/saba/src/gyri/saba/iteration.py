@@ -66,9 +66,6 @@ def make_settings(
     axis_name: str | None = None,
 ) -> Settings:
     """Check what every solver is made with."""
-    for fun, name in ((inner_fun, "inner_fun"), (outer_fun, "outer_fun")):
-        if not callable(fun):
-            raise ValueError(f"{name}: expected a function fun(z, x, batch) -> scalar, got {type(fun).__name__}")
     if batch_size != "full":
         batch_size = check_positive_int(batch_size, "batch_size")
     if v_radius is not None:

@@ -81,16 +81,15 @@ def quadratic(
     d: int = 5,
     *,
     mu: ScalarLike = 0.1,
-    L: ScalarLike = 1.0,  # noqa: N803
-    L_cross: ScalarLike = 0.1,  # noqa: N803
+    L: ScalarLike = 1.0,
+    L_cross: ScalarLike = 0.1,
     dtype: Any = None,
 ) -> QuadraticProblem:
     r"""Random quadratic problem whose value function is strongly convex, with closed forms.
 
-    Sample i of the inner objective is
-    :math:`\tfrac12 (\xi_i^\top z)^2 + \tfrac12 (\eta_i^\top x)^2 + (c_i^\top x)(e_i^\top z) + a_i^\top z + b_i^\top x`, with
-    Gaussian rows whose covariances have spectra from `mu` to `L` (in x from 0) and up to `L_cross`; the outer one
-    likewise. Rows are stored, never matrices: n (3 p + 3 d) numbers.
+    Sample i of the inner objective is :math:`\tfrac12 (\xi_i^\top z)^2 + \tfrac12 (\eta_i^\top x)^2 + (c_i^\top x)(e_i^\top z)`
+    plus terms linear in z and x. Rows are Gaussian, with covariances whose spectra go from `mu` to `L` (in x from 0) and
+    up to `L_cross`; the outer objective likewise. Rows are stored, never matrices: n (3 p + 3 d) numbers.
 
     Parameters
     ----------
@@ -132,7 +131,7 @@ def quadratic(
     L_cross = check_scalar(L_cross, "L_cross", minimum=0)
     if n < p:
         raise ValueError(f"n: expected at least p = {p} samples for a strongly convex inner objective, got {n}")
-    if L < mu:
+    if mu > L:
         raise ValueError(f"L: expected a number >= mu = {mu}, got {L}")
     rng = np.random.default_rng(np.asarray(jax.random.key_data(as_key(key))).tolist())
     target = jnp.dtype(dtype) if dtype is not None else jnp.result_type(float)
@@ -237,14 +236,16 @@ def _batches(X_train: Any, y_train: Any, X_val: Any, y_val: Any) -> tuple[dict, 
     if not binary and (both < 0).any():
         raise ValueError("y_train: expected -1 and 1, or class indices from 0 on, got negative ones")
     kind = X_train.dtype if binary else np.int32
-    train, val = ({"X": jnp.asarray(X), "y": jnp.asarray(y.astype(kind))} for X, y in ((X_train, y_train), (X_val, y_val)))
+    train, val = (
+        {"X": jnp.asarray(X), "y": jnp.asarray(y.astype(kind))} for X, y in ((X_train, y_train), (X_val, y_val))
+    )
     return train, val, binary
 
 
 def logistic_regularisation(
     X_train: Float[Any, "n_train n_features"],
     y_train: Any,
-    X_val: Float[Any, "n_val n_features"],
+    X_val: Float[Any, "n_val _"],
     y_val: Any,
     *,
     per: str = "feature",
@@ -318,7 +319,7 @@ def weighted_loss(z: Array, x: Array, batch: dict[str, Array]) -> Array:
 def hyper_cleaning(
     X_train: Float[Any, "n_train n_features"],
     y_train: Any,
-    X_val: Float[Any, "n_val n_features"],
+    X_val: Float[Any, "n_val _"],
     y_val: Any,
     *,
     n_classes: int,
@@ -326,8 +327,8 @@ def hyper_cleaning(
 ) -> BilevelProblem:
     r"""Learn one weight a training sample, such that a model fitted to the weighted samples suits clean ones.
 
-    :math:`G = \text{mean}_i\, \sigma(x_i)\, \ell(z; a_i, y_i) + \text{reg}\, \|z\|^2` on samples some of whose labels are wrong,
-    F the mean loss on clean samples; a linear softmax model.
+    :math:`G = \text{mean}_i\, \sigma(x_i)\, \ell(z; a_i, y_i) + \text{reg}\, \|z\|^2` on samples some of whose labels
+    are wrong, F the mean loss on clean samples; a linear softmax model.
 
     Parameters
     ----------

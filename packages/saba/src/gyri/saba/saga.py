@@ -144,8 +144,8 @@ def memory_tables(state: BilevelState) -> dict[str, PyTree]:
     Returns
     -------
     dict
-        ``"inner_grad"``, ``"hvp"``, ``"outer_grad_z"`` like z and ``"cross"``, ``"outer_grad_x"`` like x, with a leading
-        axis over inner or outer blocks; scaled so that their plain averages estimate the full quantities.
+        ``"inner_grad"``, ``"hvp"``, ``"outer_grad_z"`` like z and ``"cross"``, ``"outer_grad_x"`` like x, with a
+        leading axis over inner or outer blocks; scaled so that their plain averages estimate the full quantities.
 
     Raises
     ------

@@ -23,7 +23,9 @@ STEPS = "it is differentiated through, or repeated for perturbed x"
 def full_batch(options: dict[str, Any]) -> dict[str, Any]:
     """Options whose batch size can only be the full one."""
     if options.get("batch_size", "full") != "full":
-        raise ValueError(f"batch_size: expected 'full', since this solver is deterministic, got {options['batch_size']}")
+        raise ValueError(
+            f"batch_size: expected 'full', since this solver is deterministic, got {options['batch_size']}"
+        )
     return {**options, "batch_size": "full"}
 
 

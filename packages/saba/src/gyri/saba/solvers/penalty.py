@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gyri.numerics.validation import check_option, check_positive_int, check_scalar
 
-from ..directions import Side, add, axpy, dot, subtract
+from ..directions import Side, axpy, dot, subtract
 from ..iteration import Iteration, make_settings, make_solver
 from ..types import BilevelSolver, BilevelState
 from .deterministic import full_batch, gradient_steps

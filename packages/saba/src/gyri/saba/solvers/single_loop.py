@@ -39,7 +39,8 @@ def soba(
     Parameters
     ----------
     inner_fun, outer_fun : callable
-        ``fun(z, x, batch) -> scalar``: G and F, means over the rows of the batch (a pytree of arrays; None without data).
+        ``fun(z, x, batch) -> scalar``: G and F, means over the rows of the batch, a pytree of arrays (None without
+        data).
     inner_opt, outer_opt : float, schedule or optax.GradientTransformation
         Of z and of x. A number is a step that decreases as `decay` says; it may be traced. A schedule gives the step at
         the outer iteration t.
