@@ -87,9 +87,10 @@ def quadratic(
 ) -> QuadraticProblem:
     r"""Random quadratic problem whose value function is strongly convex, with closed forms.
 
-    Sample i of the inner objective is :math:`\tfrac12 (\xi_i^\top z)^2 + \tfrac12 (\eta_i^\top x)^2 + (c_i^\top x)(e_i^\top z)`
-    plus terms linear in z and x. Rows are Gaussian, with covariances whose spectra go from `mu` to `L` (in x from 0) and
-    up to `L_cross`; the outer objective likewise. Rows are stored, never matrices: n (3 p + 3 d) numbers.
+    Sample i of the inner objective is :math:`\tfrac12 (\xi_i^\top z)^2 + \tfrac12 (\eta_i^\top x)^2` plus a product
+    :math:`(c_i^\top x)(e_i^\top z)` plus terms linear in z and x. Rows are Gaussian, with covariances whose spectra go
+    from `mu` to `L` (in x from 0) and up to `L_cross`; the outer objective likewise. Rows are stored, never matrices:
+    n (3 p + 3 d) numbers.
 
     Parameters
     ----------
