@@ -49,7 +49,7 @@ def test_iid_is_uniform_and_cyclic_counts():
 def test_the_state_knows_the_next_block(sampling):
     sampler = start_sampler(jax.random.key(3), 6, sampling)
     for _ in range(20):
-        known = int(sampler.index)
+        known = int(sampler.block)
         index, sampler = draw(sampler, 6, sampling)
         assert int(index) == known
 

@@ -16,7 +16,7 @@ PER = ("feature", "class", "single")
 START = -2.0  # logarithm of the first regularisation strength, or log-odds of the first weights
 MAX_DRAWS = 1000
 NAMES = ("breast_cancer", "digits", "digits_cleaning", "simulated_ijcnn1", "ijcnn1", "covtype", "mnist_cleaning")
-_DATA_HINT = 'install it to load these data: pip install "gyri-saba[data]"'
+_DATA_HINT = 'install it to load these data: pip install "gyri-saba[{extra}]"'
 
 
 # --- quadratic problems -----------------------------------------------------------------------------------------------
@@ -128,8 +128,8 @@ def quadratic(
     Dagréou, Moreau, Vaiter, Ablin (2024), appendix: the quadratic benchmark problem.
     """
     n, m, p, d = (check_positive_int(value, name) for value, name in ((n, "n"), (m, "m"), (p, "p"), (d, "d")))
-    mu, L = check_scalar(mu, "mu", minimum=0, strict=True), check_scalar(L, "L", minimum=0, strict=True)
-    L_cross = check_scalar(L_cross, "L_cross", minimum=0)
+    low, high = (float(check_scalar(a, name, minimum=0, strict=True)) for a, name in ((mu, "mu"), (L, "L")))
+    crossed = float(check_scalar(L_cross, "L_cross", minimum=0))
     if n < p:
         raise ValueError(f"n: expected at least p = {p} samples for a strongly convex inner objective, got {n}")
     if mu > L:
@@ -137,9 +137,9 @@ def quadratic(
     rng = np.random.default_rng(np.asarray(jax.random.key_data(as_key(key))).tolist())
     target = jnp.dtype(dtype) if dtype is not None else jnp.result_type(float)
     for _ in range(MAX_DRAWS):
-        inner, outer = (_draw_rows(rng, size, p, d, mu, L, L_cross) for size in (n, m))
+        inner, outer = (_draw_rows(rng, size, p, d, low, high, crossed) for size in (n, m))
         z0, x0 = np.zeros(p), np.zeros(d)
-        if _smallest_curvature(inner, outer) >= 0.1 * mu:
+        if _smallest_curvature(inner, outer) >= 0.1 * low:
             to_device = lambda tree: jax.tree.map(lambda a: jnp.asarray(a, target), tree)
             parts = (to_device(part) for part in (inner, outer, z0, x0))
             return QuadraticProblem(quadratic_loss, quadratic_loss, *parts)
@@ -521,7 +521,7 @@ def _datasets() -> Any:
     try:
         import sklearn.datasets
     except ImportError as error:
-        raise ImportError(f"scikit-learn: {_DATA_HINT}") from error
+        raise ImportError(f"scikit-learn: {_DATA_HINT.format(extra='data')}") from error
     return sklearn.datasets
 
 
@@ -544,9 +544,9 @@ def _fetch(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _fetch_ijcnn1() -> tuple[np.ndarray, ...]:
     try:
-        from libsvmdata import fetch_libsvm
+        from libsvmdata import fetch_libsvm  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:
-        raise ImportError(f"libsvmdata: {_DATA_HINT}") from error
+        raise ImportError(f"libsvmdata: {_DATA_HINT.format(extra='libsvm')}") from error
     try:
         parts = (fetch_libsvm(name) for name in ("ijcnn1", "ijcnn1_test"))
         (X_train, y_train), (X_val, y_val) = parts

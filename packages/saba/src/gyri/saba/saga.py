@@ -115,8 +115,8 @@ def remember(inner: Side, outer: Side, state: BilevelState, init_memory: str) ->
         outer_rows = lambda j: ravel(*outer.grads(j, z, x))
         calls = (3 * inner.n_blocks, 2 * outer.n_blocks)
     memory = SagaMemory(
-        start_memory(inner.n_blocks, state.inner_sampler.index, inner_rows, zeros[0]),
-        start_memory(outer.n_blocks, state.outer_sampler.index, outer_rows, zeros[1]),
+        start_memory(inner.n_blocks, state.inner_sampler.block, inner_rows, zeros[0]),
+        start_memory(outer.n_blocks, state.outer_sampler.block, outer_rows, zeros[1]),
     )
     return memory, calls
 

@@ -37,9 +37,9 @@ class Sampler(NamedTuple):
 
     Attributes
     ----------
-    index : Array of int32, shape ()
+    block : Array of int32, shape ()
         The block that the next draw gives.
-    count : Array of uint32, shape ()
+    n_draws : Array of uint32, shape ()
         Draws so far.
     key : PRNG key
         Of this stream; never changes, draw t uses the key folded with t.
@@ -47,8 +47,8 @@ class Sampler(NamedTuple):
         Of ``"shuffle"``.
     """
 
-    index: Int[Array, "*batch"]
-    count: Int[Array, "*batch"]
+    block: Int[Array, "*batch"]
+    n_draws: Int[Array, "*batch"]
     key: Key[Array, "*batch"]
     swap: Swap | None
 
@@ -80,7 +80,7 @@ def start_sampler(key: Array, n_blocks: int, sampling: str) -> Sampler:
     Returns
     -------
     Sampler
-        Its `index` is the first block.
+        Its `block` is the first block.
 
     Examples
     --------
@@ -98,15 +98,15 @@ def start_sampler(key: Array, n_blocks: int, sampling: str) -> Sampler:
     if n_blocks == 1 or sampling == "cyclic":
         return sampler
     if sampling == "iid":
-        return sampler._replace(index=_below(key, sampler.count, n_blocks))
+        return sampler._replace(block=_below(key, sampler.n_draws, n_blocks))
     return _choose(sampler, zero, jnp.arange(n_blocks, dtype=jnp.int32))
 
 
 def _choose(sampler: Sampler, position: Array, order: Array) -> Sampler:
     """Choose what comes to a position of the order: one of the blocks that this epoch has not seen (Fisher, Yates)."""
-    partner = position + _below(sampler.key, sampler.count, order.shape[0] - position)
+    partner = position + _below(sampler.key, sampler.n_draws, order.shape[0] - position)
     read = lambda i: jax.lax.dynamic_index_in_dim(order, i, keepdims=False)
-    return sampler._replace(index=read(partner), swap=Swap(position, partner, read(position), order))
+    return sampler._replace(block=read(partner), swap=Swap(position, partner, read(position), order))
 
 
 def draw(sampler: Sampler, n_blocks: int, sampling: str) -> tuple[Array, Sampler]:
@@ -117,16 +117,16 @@ def draw(sampler: Sampler, n_blocks: int, sampling: str) -> tuple[Array, Sampler
     index : Array of int32, shape ()
         The block.
     sampler : Sampler
-        Whose `index` is the block after it.
+        Whose `block` is the block after it.
     """
-    index, moved = sampler.index, sampler._replace(count=sampler.count + 1)
+    index, moved = sampler.block, sampler._replace(n_draws=sampler.n_draws + 1)
     if n_blocks == 1:
         return index, moved
     following = jnp.where(index + 1 == n_blocks, 0, index + 1)
     if sampling == "cyclic":
-        return index, moved._replace(index=following)
+        return index, moved._replace(block=following)
     if sampling == "iid":
-        return index, moved._replace(index=_below(sampler.key, moved.count, n_blocks))
+        return index, moved._replace(block=_below(sampler.key, moved.n_draws, n_blocks))
     swap = sampler.swap
     assert swap is not None
     # Write first, read after: XLA would copy the order at every draw if it had to keep the old one for reading.

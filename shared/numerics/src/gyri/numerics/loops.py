@@ -60,7 +60,8 @@ def _cached(build: Callable, functions: tuple[Callable | None, ...], *static: An
         if isinstance(function, types.MethodType):
             parts = [function.__self__, function.__func__]
         # Bound now: at the end of the interpreter the name may be gone before the functions are.
-        refs: list[Any] = [weakref.ref(part, lambda _, pop=_cache.pop: pop(key, None)) for part in parts]
+        pop = _cache.pop
+        refs: list[Any] = [weakref.ref(part, lambda _: pop(key, None)) for part in parts]
         return (lambda: types.MethodType(refs[1](), refs[0]())) if is_method else refs[0], refs
 
     key: tuple = (build, static)

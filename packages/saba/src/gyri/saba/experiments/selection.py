@@ -28,7 +28,8 @@ TUNED: dict[str, tuple[float, float, float | None]] = {
     "mrbo": (0.5, 0.0316, None),
     "sustain": (0.5, 0.1, None),
 }
-SIZES = {"quick": (5, 20_480, 4), "paper": (10, 20_480, 20)}  # seeds, iterations, records
+SIZES = {"quick": (5, 20_480, 2), "paper": (10, 20_480, 20)}  # seeds, iterations, records
+SMALL = {"quick": (5, 4_096, 4), "paper": (10, 20_480, 20)}  # of the breast cancer data
 
 
 def value_of(problem: BilevelProblem) -> Any:
@@ -58,9 +59,11 @@ def run_solver(setting: tuple[str, str, int, int, int, int]) -> tuple[np.ndarray
     return calls * every * np.arange(n_records + 1), np.array(values)
 
 
-def run_source(source: str, scale: str, key: int, sweep: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def run_source(
+    source: str, sizes: tuple[int, int, int], key: int, sweep: Any
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Curves of all solvers on one set of data."""
-    rows = sweep(run_solver, [(source, name, key, *SIZES[scale]) for name in TUNED])
+    rows = sweep(run_solver, [(source, name, key, *sizes) for name in TUNED])
     return {LABELS[name]: row for name, row in zip(TUNED, rows, strict=True)}
 
 
@@ -92,7 +95,7 @@ def selection(scale: str, key: int, sweep: Any) -> Result:
 
     The authors' code was run on the same data, from another start and in another order of the blocks.
     """
-    curves = run_source("simulated_ijcnn1", scale, key, sweep)
+    curves = run_source("simulated_ijcnn1", SIZES[scale], key, sweep)
     saba = curves["SABA"][1][:, -1]
     claims = [
         Claim.at_most("SABA: value after 20 480 iterations, at most 5 % above the authors' code", 0.2359, saba, 0.2477),
@@ -106,7 +109,7 @@ def selection(scale: str, key: int, sweep: Any) -> Result:
 @experiment(paper="saba", figure="Figure 2, left", title="One regularisation strength a feature, breast cancer data")
 def breast_cancer(scale: str, key: int, sweep: Any) -> Result:
     """Logistic regression on the 569 samples of scikit-learn's breast cancer data, the same steps."""
-    curves = run_source("breast_cancer", scale, key, sweep)
+    curves = run_source("breast_cancer", SMALL[scale], key, sweep)
     figure = draw_curves({"Breast cancer": curves}, "Oracle calls", "Value function")
     data = Data.stand_in(for_="ijcnn1", used="breast cancer data of scikit-learn, 455 + 114 samples")
     claims = make_claims(curves, reference=False)
@@ -120,6 +123,6 @@ def ijcnn1(scale: str, key: int, sweep: Any) -> Result:
     missing = find_missing("ijcnn1", scale)
     if missing is not None:
         return Result([claim], {}, missing)
-    curves = run_source("ijcnn1", scale, key, sweep)
+    curves = run_source("ijcnn1", SIZES[scale], key, sweep)
     figure = draw_curves({"ijcnn1": curves}, "Oracle calls", "Value function")
     return Result(make_claims(curves, reference=False), {"Selection": figure}, Data.real("ijcnn1, LIBSVM"))

@@ -61,21 +61,25 @@ def quadratic_metrics(problem: QuadraticProblem) -> Callable:
 
 def draw_curves(panels: Mapping[str, Mapping[str, tuple[Any, Any]]], xlabel: str, ylabel: str) -> Any:
     """One panel a setting, one curve a solver: median and range over seeds of values (n_seeds, n_records)."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
+    n_curves = max(len(curves) for curves in panels.values())
+    colors = colormaps["tab10" if n_curves <= 10 else "tab20"].colors  # type: ignore[attr-defined]
     figure = Figure(figsize=(4.6 * len(panels) + 1.4, 3.6), layout="constrained")
     for ax, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for x, values in curves.values():
+        for color, (x, values) in zip(colors, curves.values(), strict=False):
             values = np.where(np.isfinite(values) & (np.asarray(values) > 0), values, np.nan)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a record at which all seeds have diverged
                 low, middle, high = (f(values, 0) for f in (np.nanmin, np.nanmedian, np.nanmax))
-            ax.fill_between(x, low, high, alpha=0.15, linewidth=0)
-            ax.plot(x, middle)
+            ax.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+            ax.plot(x, middle, color=color)
         ax.set(xlabel=xlabel, ylabel=ylabel, title=title, yscale="log")
+        ax.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
         ax.spines[["top", "right"]].set_visible(False)
-    lines = ax.get_lines()
-    figure.legend(lines, list(curves), loc="outside right", frameon=False)
+    lines: Any = ax.get_lines()
+    figure.legend(lines, list(curves), loc="outside right upper", frameon=False)
     return figure
 
 

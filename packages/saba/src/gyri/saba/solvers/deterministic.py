@@ -94,8 +94,8 @@ def pzobo(
         z_old, x = it.state.z, it.state.x
         z = gradient_steps(it, z_old, x, n_steps)
         outer_z, outer_x = it.outer.grads(None, z, x)
-        like, key = jax.tree.structure(x), it.draw_key()
-        keys = jax.tree.unflatten(like, list(jax.random.split(key, like.num_leaves)))
+        leaves, like = jax.tree.flatten(x)
+        keys = jax.tree.unflatten(like, list(jax.random.split(it.draw_key(), len(leaves))))
 
         def slope(keys: PyTree) -> PyTree:
             u = jax.tree.map(lambda key, leaf: jax.random.normal(key, leaf.shape, leaf.dtype), keys, x)

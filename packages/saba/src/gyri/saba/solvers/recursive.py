@@ -138,8 +138,8 @@ def make_reduced(
             return directions, (directions, now) if recursive else (known, before)
 
         directions, extra = it.either(it.t % period(it, period_frac) == 0, everything, change)
-        moved = (move(u, d) for move, u, d in zip((it.move_z, it.move_v, it.move_x), now, directions, strict=True))
-        return it.finish(*moved, extra)
+        z, v, x = (move(u, d) for move, u, d in zip((it.move_z, it.move_v, it.move_x), now, directions, strict=True))
+        return it.finish(z, v, x, extra)
 
     return make_solver(name, settings, advance, no_memory)
 

@@ -180,7 +180,7 @@ def saba(
         i, j = it.draw_inner(), it.draw_outer()
         inner_row = ravel(*it.inner.products(i, z, v, x))
         outer_row = ravel(*it.outer.grads(j, z, x))
-        following = [sampler.index for sampler in it.samplers]
+        following = [sampler.block for sampler in it.samplers]
         inner_row, inner = estimate(it.state.extra.inner, inner_row, i, following[0])
         outer_row, outer = estimate(it.state.extra.outer, outer_row, j, following[1])
         gradient, product, cross = unravel(inner_row, z, z, x)
