@@ -122,18 +122,14 @@ def quadratic(
     >>> problem = problems.quadratic(0, n=64, m=64, p=3, d=2)
     >>> bool(abs(problem.gradient(problem.minimizer())).max() < 1e-5)
     True
-
-    References
-    ----------
-    Dagréou, Moreau, Vaiter, Ablin (2024), appendix: the quadratic benchmark problem.
     """
     n, m, p, d = (check_positive_int(value, name) for value, name in ((n, "n"), (m, "m"), (p, "p"), (d, "d")))
     low, high = (float(check_scalar(a, name, minimum=0, strict=True)) for a, name in ((mu, "mu"), (L, "L")))
     crossed = float(check_scalar(L_cross, "L_cross", minimum=0))
     if n < p:
         raise ValueError(f"n: expected at least p = {p} samples for a strongly convex inner objective, got {n}")
-    if mu > L:
-        raise ValueError(f"L: expected a number >= mu = {mu}, got {L}")
+    if low > high:
+        raise ValueError(f"L: expected a number >= mu = {low}, got {high}")
     rng = np.random.default_rng(np.asarray(jax.random.key_data(as_key(key))).tolist())
     target = jnp.dtype(dtype) if dtype is not None else jnp.result_type(float)
     for _ in range(MAX_DRAWS):

@@ -75,7 +75,7 @@ def soba(
     >>> from gyri.saba import minimize, problems, soba
     >>> problem = problems.quadratic(jax.random.key(0), n=64, m=64, p=3, d=2)
     >>> solver = soba(problem.inner_fun, problem.outer_fun, batch_size=16)
-    >>> result = minimize(solver, problem.z0, problem.x0, problem.inner_data, problem.outer_data, num_steps=200)
+    >>> result = minimize(solver, problem.z0, problem.x0, problem.inner_data, problem.outer_data, num_steps=2000)
     >>> bool(problem.value(result.x) < problem.value(problem.x0))
     True
 
@@ -227,7 +227,7 @@ def fsla(inner_fun: Callable, outer_fun: Callable, *, eta: Any = None, **options
     >>> from gyri.saba import minimize, problems, solvers
     >>> problem = problems.quadratic(jax.random.key(0), n=64, m=64, p=3, d=2)
     >>> solver = solvers.fsla(problem.inner_fun, problem.outer_fun, batch_size=16)
-    >>> result = minimize(solver, problem.z0, problem.x0, problem.inner_data, problem.outer_data, num_steps=200)
+    >>> result = minimize(solver, problem.z0, problem.x0, problem.inner_data, problem.outer_data, num_steps=2000)
     >>> bool(problem.value(result.x) < problem.value(problem.x0))
     True
 
