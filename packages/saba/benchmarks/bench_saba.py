@@ -121,7 +121,10 @@ def find_peers(problem: BilevelProblem) -> dict[str, Callable[[Any], Any]]:
     try:
         import jaxopt
 
-        solver = jaxopt.LBFGS(lambda z, x: inner(z, x, inner_data), tol=1e-7, maxiter=500, implicit_diff=True)
+        linear = partial(jaxopt.linear_solve.solve_cg, tol=1e-8)
+        solver = jaxopt.LBFGS(
+            lambda z, x: inner(z, x, inner_data), tol=1e-9, maxiter=500, implicit_diff=True, implicit_diff_solve=linear
+        )
         peers["jaxopt"] = jax.jit(jax.grad(lambda x: outer(solver.run(z0, x).params, x, outer_data)))
     except ImportError:
         print("# no jaxopt")

@@ -106,7 +106,8 @@ def _newton_step(
 
 
 def _solve_cg(fun: Callable, z: PyTree, gradient: PyTree) -> tuple[PyTree, Array]:
-    product = lambda v: jax.jvp(jax.grad(fun), (z,), (v,))[1]
+    # Linearised once: a product then costs two passes over the data, not four.
+    product = jax.linearize(jax.grad(fun), z)[1]
     # As exact as the gradient is small: the end converges quadratically.
     size = norm(gradient)
     accuracy = jnp.clip(size, 100 * jnp.finfo(size.dtype).eps, 0.1)
