@@ -203,16 +203,20 @@ def test_outliers_do_not_reach_the_atoms(method):
         assert score > 0.8
 
 
-def test_more_starts_keep_the_best():
-    options = {**OPTIONS, "max_iter": 5, "random_state": 3}
+@pytest.mark.parametrize("lam_mode", ["scaled", "per_atom"])
+def test_more_starts_keep_the_best_at_one_level_of_sparsity(lam_mode):
+    options = {**OPTIONS, "max_iter": 5, "random_state": 3, "lam_mode": lam_mode}
     keys = jax.random.split(jax.random.split(jax.random.key(3))[0], 4)
     best = NystagmusCDL(**options, n_restarts=4).fit(X)
     problem = best._pose(best_recording(), best.trend_reg_, LENGTH)
     plan = best._plan(best_recording(), SFREQ)
     starts = algorithms.make_atoms(problem.data, keys, plan)
-    single = [NystagmusCDL(**options, init=np.asarray(atoms)).fit(X).objective_[-2] for atoms in starts]
-    assert len(set(single)) > 1
-    np.testing.assert_allclose(best.objective_[-2], min(single), rtol=1e-4)
+    single = [NystagmusCDL(**options, init=np.asarray(atoms)).fit(X) for atoms in starts]
+    sums = np.stack([np.abs(one.codes_).sum((0, 2)) for one in single])
+    lam = np.stack([np.broadcast_to(one.lam_, sums.shape[1]) for one in single])
+    values = np.array([one.objective_[-1] for one in single]) + ((lam.mean(0) - lam) * sums).sum(1)
+    assert len(set(lam[:, 0])) > 1
+    np.testing.assert_allclose(best.objective_[-2], single[int(values.argmin())].objective_[-2], rtol=1e-4)
 
 
 def best_recording():

@@ -147,6 +147,27 @@ def test_ctrl_c_in_the_middle_of_a_chunk_drops_that_chunk(monkeypatch):
     assert len(calls) == 3  # and one look a chunk
 
 
+def test_donation_overwrites_the_carry_and_survives_ctrl_c(monkeypatch):
+    start = jnp.zeros(1000)
+    carry, _ = scan_chunks(lambda c, i: (c + 1, None), start, 10, chunk=3, progress=False, donate=True)
+    assert float(carry[0]) == 10
+    assert start.is_deleted()
+    get, calls = jax.device_get, []
+
+    def interrupted_get(x):
+        calls.append(x)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return get(x)
+
+    monkeypatch.setattr(jax, "device_get", interrupted_get)
+    step = lambda c, i: (c + 1, c[0])
+    carry, outputs = scan_chunks(step, jnp.zeros(1000), 10, chunk=3, progress=False, donate=True)
+    # The chunk had run, and its carry is all that is left.
+    assert float(carry[0]) == 9
+    assert outputs.tolist() == list(range(9))
+
+
 def test_stop_and_callback_end_the_loop_after_their_chunk():
     step = lambda c, i: (c + 1, c)
     carry, outputs = scan_chunks(step, 0, 20, chunk=3, progress=False, stop=lambda c: c >= 4)

@@ -404,6 +404,18 @@ def make_step(plan: Plan) -> Callable:
     return step
 
 
+@jax.jit
+def comparable(data: LearnData, carry: Carry) -> Array:
+    """Objectives of the starts at one level of sparsity, for a start with a lower level has a lower objective.
+
+    Codes of ``"online"`` are not kept: its objectives, over the same windows, stand as they are.
+    """
+    if carry.state.codes.size == 0:
+        return carry.state.objective
+    lam = carry.lam.mean(0)
+    return jax.lax.map(lambda state: with_lam(data, state, lam)[1].objective, carry.state)
+
+
 def all_at_rest(carry: Carry) -> Array:
     """Whether no start moves any more."""
     return carry.state.converged.all()
@@ -539,7 +551,7 @@ def learn(
         stop=None if plan.algorithm == "online" else all_at_rest,
         callback=callback,
     )
-    best = int(jnp.argmin(carry.state.objective))
+    best = int(jnp.argmin(comparable(data, carry)))
     one = jax.tree.map(lambda leaf: leaf[best], carry)
     state, n_iter, at_rest = one.state, int(one.n_iter), bool(one.state.converged)
     n_done = len(outputs["loss"])

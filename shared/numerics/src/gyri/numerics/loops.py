@@ -59,7 +59,9 @@ def _cached(build: Callable, functions: tuple[Callable | None, ...], *static: An
         parts: list[Any] = [function]
         if isinstance(function, types.MethodType):
             parts = [function.__self__, function.__func__]
-        refs: list[Any] = [weakref.ref(part, lambda _: _cache.pop(key, None)) for part in parts]
+        # Bound now: at the end of the interpreter the name may be gone before the functions are.
+        pop = _cache.pop
+        refs: list[Any] = [weakref.ref(part, lambda _: pop(key, None)) for part in parts]
         return (lambda: types.MethodType(refs[1](), refs[0]())) if is_method else refs[0], refs
 
     key: tuple = (build, static)
@@ -88,7 +90,7 @@ def _same_types(new: PyTree, old: PyTree) -> PyTree:
     return jax.tree.map(_strong, new)
 
 
-def _build_chunk(get_step: Callable, get_stop: Callable, chunk: int) -> Callable:
+def _build_chunk(get_step: Callable, get_stop: Callable, chunk: int, donate: bool) -> Callable:
     """Compile a chunk whose number of steps is an argument: whole and remainder chunks share one program."""
 
     def run_chunk(carry: PyTree, start: Array, n_steps: Array, args: tuple) -> tuple[PyTree, PyTree, Any]:
@@ -104,7 +106,7 @@ def _build_chunk(get_step: Callable, get_stop: Callable, chunk: int) -> Callable
         carry, buffers = jax.lax.fori_loop(0, n_steps, body, (carry, buffers))
         return carry, buffers, jnp.zeros((), bool) if stop is None else stop(carry)
 
-    return jax.jit(run_chunk)
+    return jax.jit(run_chunk, donate_argnums=(0,) if donate else ())
 
 
 def _losses(outputs: PyTree) -> np.ndarray | None:
@@ -140,6 +142,7 @@ def scan_chunks(
     progress: bool = True,
     stop: Callable | None = None,
     callback: Callable | None = None,
+    donate: bool = False,
 ) -> tuple[PyTree, PyTree]:
     """Run ``carry, out = step(carry, i, *args)`` for each i below `n_steps` on the device, chunk by chunk.
 
@@ -152,7 +155,7 @@ def scan_chunks(
     step : callable
         ``step(carry, i, *args) -> (carry, out)``, jit-able; `i` is an int32 scalar; the carry keeps its types.
     carry : pytree of arrays
-        The start; never donated, so it stays valid.
+        The start; it stays valid unless `donate`.
     n_steps : int
         How many steps, 0 or more.
     args : tuple of pytrees of arrays
@@ -168,6 +171,9 @@ def scan_chunks(
     callback : callable, optional
         ``callback(n_done, carry, outputs)`` on the host after each chunk, `outputs` being the chunk's; returning
         True stops.
+    donate : bool
+        Let each chunk overwrite its carry, the start included: a carry that is large is never held twice. A callback
+        must not keep it.
 
     Returns
     -------
@@ -194,15 +200,20 @@ def scan_chunks(
     """
     n_steps, chunk = check_positive_int(n_steps, "n_steps", minimum=0), check_positive_int(chunk, "chunk")
     carry, args = jax.tree.map(_strong, (carry, args))
-    run_chunk = _cached(_build_chunk, (step, stop), chunk)
+    run_chunk = _cached(_build_chunk, (step, stop), chunk, donate)
     # One tuple, replaced in one go: Ctrl-C can never come between a carry and its outputs.
     state: tuple[int, PyTree, list] = (0, carry, [])
+    ran: list = []  # what the chunk under way has given
+    start = n = 0
     with progress_bar(n_steps, desc, progress) as bar:
         try:
             while state[0] < n_steps:
+                ran = []
                 start = state[0]
                 n = min(chunk, n_steps - start)
-                carry, outputs, stopped = run_chunk(state[1], np.int32(start), np.int32(n), args)
+                # One call that Ctrl-C cannot cut in two: once it has run, a donated carry is here and nowhere else.
+                ran.extend(map(run_chunk, [state[1]], [np.int32(start)], [np.int32(n)], [args]))
+                carry, outputs, stopped = ran[0]
                 outputs, stopped = jax.device_get((outputs, stopped))
                 outputs = jax.tree.map(lambda x, n=n: x[:n], outputs)
                 text = _check_losses(outputs, start, desc)
@@ -214,6 +225,9 @@ def scan_chunks(
                     break
         except KeyboardInterrupt:
             bar.set_postfix_str("interrupted")
+            if donate and ran and state[0] == start:
+                outputs = jax.tree.map(lambda x: np.asarray(x)[:n], ran[0][1])
+                state = (start + n, ran[0][0], [*state[2], outputs])
     _, carry, chunks = state
     if chunks:
         return carry, jax.tree.map(lambda *parts: np.concatenate(parts), *chunks)

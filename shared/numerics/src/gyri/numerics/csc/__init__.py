@@ -2,6 +2,10 @@
 
 Shapes: signal (n_trials, n_channels, n_times), atoms (n_atoms, n_channels, n_times_atom), codes (n_trials, n_atoms,
 n_times - n_times_atom + 1); operators, `csc_lambda_max` and FISTA take any number of trailing axes.
+
+A method with a loop of its own (other data at each iteration, another rule for the level) builds it from the steps of
+`learning` (`LearnData`, `start_learning`, `learn_step`, `finish_learning`), `coordinates`, `dictionary` and
+`operators`, which check nothing and keep their meaning within a minor version.
 """
 
 from .alignment import align_atoms
