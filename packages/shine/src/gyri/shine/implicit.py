@@ -286,7 +286,7 @@ def _solve_equation(
     def pull_back(saved: tuple, cotangent: Solution) -> tuple:
         value, inverse, given = saved
         v, b = to_flat(cotangent.value), len(batch)
-        flat = [x.reshape(-1, *x.shape[b:]) for x in (inverse.scale, inverse.U, inverse.V, inverse.n_rows)]
+        flat = [x.reshape(len(v), *x.shape[b:]) for x in (inverse.scale, inverse.U, inverse.V, inverse.n_rows)]
         _, pull, _ = jax.vjp(residual, to_flat(value), given, has_aux=True)
         identity = -1.0 if minus_identity else 1.0
         w = solve_transposed(mode, LowRank(*flat, layout), v, lambda w: pull(w)[0], identity=identity)

@@ -171,10 +171,11 @@ class LowRank(InverseEstimate):
            [1., 0.]], dtype=float32)
     """
 
-    scale: Float[Array, "*batch"]
-    U: Float[Array, "*batch m d"]
-    V: Float[Array, "*batch m d"]
-    n_rows: Int[Array, "*batch"]
+    # Any: JAX puts other things than arrays in the places of leaves (cotangents of integers, axes, placeholders).
+    scale: Any  # (*batch)
+    U: Any  # (*batch, m, d)
+    V: Any  # (*batch, m, d)
+    n_rows: Any  # (*batch)
     layout: Layout
 
     @property
@@ -210,11 +211,11 @@ class LimitedMemory(InverseEstimate):
     Array([1., 0.], dtype=float32)
     """
 
-    S: Float[Array, "*batch m d"]
-    Y: Float[Array, "*batch m d"]
-    gamma: Float[Array, "*batch"]
-    count: Int[Array, "*batch"]
-    head: Int[Array, "*batch"]
+    S: Any  # (*batch, m, d)
+    Y: Any  # (*batch, m, d)
+    gamma: Any  # (*batch)
+    count: Any  # (*batch)
+    head: Any  # (*batch)
     layout: Layout
 
     @property
@@ -298,7 +299,7 @@ symmetric_two_loop.defvjp(_two_loop_forward, _two_loop_backward)
 
 
 def inverse_quality(
-    approx: Float[Any, "*batch d"], exact: Float[Any, "*batch d"]
+    approx: Float[Any, "*batch d"], exact: Float[Any, "..."]
 ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"], Float[Array, "*batch"]]:
     """Compare approximate solutions of linear systems with exact ones.
 

@@ -152,7 +152,7 @@ def minimise(
     """
     tol = clamp_tolerance(float(solver.tol), x0.dtype)
     st = run(fun, x0, empty_pairs(solver.memory, x0, solver.init_scale), tol, solver, outer_grad)
-    residual = norm(st.g)
+    residual = jnp.where(st.diverged, jnp.inf, norm(st.g))
     stats = SolveStats(st.i, st.n_evals + st.n_hvps, residual, residual <= tol, st.diverged, st.trace)
     return st.x, LimitedMemory(*st.pairs, layout), stats
 

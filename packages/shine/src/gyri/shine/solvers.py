@@ -70,7 +70,7 @@ def clamp_tolerance(tol: float, dtype: Any) -> float:
     least = 10 * float(jnp.finfo(dtype).eps)
     if tol >= least:
         return tol
-    if (str(dtype), tol) not in _warned:
+    if tol < least / 2 and (str(dtype), tol) not in _warned:  # 1e-6 is a fair wish in float32
         _warned.add((str(dtype), tol))
         warnings.warn(f"tol: {tol} is below what {dtype} can tell; {least:.1e} is used", stacklevel=2)
     return least
@@ -134,7 +134,9 @@ class Broyden:
     memory : int, optional
         Most rank-one terms, each of two vectors like z; as many as there are steps when None.
     overflow : {"restart", "svd"}
-        What a full memory does: forget all but the last term, or keep the most that one term fewer can say.
+        What a full memory does: forget all but the last term, or keep the most that one term fewer can say. Where
+        the best iterate is older than that, its estimate is gone, and the last one is returned. A memory of 1 is
+        emptied at every step.
     line_search : bool
         Back-track until the residual decreases.
     init_scale : float, optional
