@@ -8,7 +8,13 @@ import matplotlib
 import numpy as np
 import pytest
 
+from gyri.shine import fixed_point, root
+
 matplotlib.use("Agg")
+
+# One program instead of many small ones: that is what takes time here.
+STATIC = {"static_argnums": 0, "static_argnames": ("solver", "backward", "batch_ndim", "outer_grad")}
+find_fixed_point, find_root = jax.jit(fixed_point, **STATIC), jax.jit(root, **STATIC)
 
 
 @pytest.fixture
