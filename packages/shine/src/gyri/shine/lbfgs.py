@@ -158,9 +158,15 @@ def minimise(
 
 
 def run(
-    fun: Callable, x0: Float[Array, " d"], pairs: Pairs, tol: Any, solver: LBFGS, outer_grad: Callable | None = None
+    fun: Callable,
+    x0: Float[Array, " d"],
+    pairs: Pairs,
+    tol: Any,
+    solver: LBFGS,
+    outer_grad: Callable | None = None,
+    opa_every: Any = None,
 ) -> State:
-    """L-BFGS from a memory that may hold pairs already.
+    """L-BFGS from a memory that may hold pairs already; `opa_every` may be traced, in the place of the solver's.
 
     The first round evaluates at x0, which is a trial with a step of 0: the function stands in the program once.
 
@@ -178,11 +184,13 @@ def run(
         x0, zero, nothing, nothing, zero, end, end._replace(alpha=zero + jnp.inf), none, pairs, no, none, none, none,
         none, no, no, trace,
     )  # fmt: skip
-    body = partial(_body, fun, tol, solver, outer_grad)
+    body = partial(_body, fun, tol, solver, outer_grad, solver.opa_every if opa_every is None else opa_every)
     return jax.lax.while_loop(lambda st: ~st.done, body, state)
 
 
-def _body(fun: Callable, tol: Any, solver: LBFGS, outer_grad: Callable | None, st: State) -> State:
+def _body(
+    fun: Callable, tol: Any, solver: LBFGS, outer_grad: Callable | None, opa_every: Any, st: State
+) -> State:
     """Evaluate the trial; then either take it and turn, or shorten or stretch the step."""
     initial = st.n_evals == 0
     xt = st.x + st.alpha * st.p
@@ -206,8 +214,8 @@ def _body(fun: Callable, tol: Any, solver: LBFGS, outer_grad: Callable | None, s
             S=st.pairs.S, Y=st.pairs.Y, gamma=jnp.where(fail, _first_gamma(solver, st.x), st.pairs.gamma)
         ),
     )
-    if solver.opa_every is not None:
-        due = accept & ~st.done & (st.i > 0) & (st.i % solver.opa_every == 0)
+    if opa_every is not None:
+        due = accept & ~st.done & (st.i > 0) & (st.i % opa_every == 0)
         st = _opa(fun, solver, outer_grad, st, due)
     return _turn(st, accept, fail, n_trials, low, high, solver)
 
