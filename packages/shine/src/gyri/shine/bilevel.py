@@ -26,6 +26,7 @@ _KIND = "gyri.shine.HoagResult"
 SCHEDULES = ("exponential", "quadratic", "cubic", "exact")
 STEPS = ("safe", "paper")
 EXACT_TOL, SEARCH_TOL = 1e-12, 1e-5
+MEMORY = 60
 
 
 class HoagResult(NamedTuple):
@@ -170,8 +171,8 @@ def hoag(
         ``"refine"``, from SHINE's answer, with more iterations as the tolerance decreases. ``Full(max_steps=5)`` and
         ``Shine(refine_steps=5)`` have their own limit of iterations; their tolerance is that of the inner solve.
     solver : LBFGS, optional
-        ``LBFGS(memory=30)`` when None. With ``opa_every`` the gradient of `outer` is its direction; a memory of 60
-        leaves room for the additional pairs. Its `tol` is not used.
+        ``LBFGS(memory=60)`` when None: half as many pairs, the paper's number, took twice as many gradients. With
+        ``opa_every`` the gradient of `outer` is its direction. Its `tol` is not used.
     max_iter : int
         Iterations, each with one inner solve.
     bounds : tuple of float
@@ -309,7 +310,7 @@ def run_hoag(
     0.0
     """
     mode = as_mode(backward)
-    solver = LBFGS(memory=30) if solver is None else solver
+    solver = LBFGS(memory=MEMORY) if solver is None else solver
     box = _check_bounds(bounds)
     check_positive_int(max_iter, "max_iter")
     check_option(tol_schedule, "tol_schedule", SCHEDULES)
@@ -561,7 +562,7 @@ def run_search(problem: Problem, x: Array, lam: Array, data: Any, values: np.nda
     >>> float(run_search(problem, jnp.zeros(2), jnp.zeros(1), 2 * jnp.ones(2), np.array([-1.0, 0.0, 1.0])).lam)
     0.0
     """
-    solver = LBFGS(memory=30)
+    solver = LBFGS(memory=MEMORY)
     solve = InnerSolve(problem, Options(JacobianFree(), solver, gradient=False), x, np.asarray(lam), data)
     start = Point(np.asarray(lam), x, empty_pairs(solver.memory, x), np.inf, 0.0)
     solve(0, start, 1e30)

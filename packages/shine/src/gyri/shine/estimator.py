@@ -51,7 +51,7 @@ class BilevelLogisticRegression(ClassifierMixin, BaseEstimator):
     max_iter : int
         Iterations, each with one fit of the weights.
     solver : LBFGS, optional
-        Inner solver, ``LBFGS(memory=30)`` when None.
+        Inner solver, ``LBFGS(memory=60)`` when None.
     log_alpha_init : float
         First :math:`\lambda`.
     bounds : tuple of float
