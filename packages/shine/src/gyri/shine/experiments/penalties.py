@@ -32,7 +32,7 @@ REFERENCE_EVALS = {"breast cancer": 843, "digits": 1119}
 LOADERS: dict[str, tuple[Any, float]] = {
     "breast cancer": (load_breast_cancer, 0.5),
     "digits": (load_digits_binary, 0.5),
-    "topics": (lambda: load_topics(1500, 400), 0.9),
+    "topics": (lambda: load_topics(), 0.9),
     "20 newsgroups": (load_20news, 0.9),
     "real-sim": (load_real_sim, 0.9),
 }
@@ -126,7 +126,8 @@ def _data(scale: str) -> tuple[tuple[str, ...], Data, int]:
             pass
     used = "breast cancer and digits of scikit-learn, simulated documents"
     stand_in = Data.stand_in(for_="20 newsgroups and real-sim, which have to be downloaded", used=used)
-    return ("breast cancer", "digits", "topics"), stand_in, 5 if scale == "quick" else 10
+    names = ("breast cancer", "digits", "topics")
+    return (names[:2], stand_in, 5) if scale == "quick" else (names, stand_in, 10)
 
 
 def _claims(name: str, some: list) -> list[Claim]:

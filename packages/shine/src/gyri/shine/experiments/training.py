@@ -60,7 +60,8 @@ def run_epoch(
         at, key = given
 
         def value(params: Any) -> tuple[jax.Array, Any]:
-            model = nnx.merge(graph, params, others)
+            # A copy: flax lets only variables of this very trace be written to (the running means of batch norms).
+            model = nnx.merge(graph, params, jax.tree.map(lambda x: x, others))
             result = loss(model, X[at], y[at], key)
             return result, nnx.split(model, nnx.Param, ...)[2]
 
