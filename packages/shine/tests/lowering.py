@@ -26,7 +26,9 @@ def minimiser(solver, backward):
     """A fit and its gradient in the penalty."""
     fun = lambda x, c: jnp.sum((x - TARGET) ** 2) + c * jnp.sum(x**2)
     outer = lambda x, c: x - 1.0
-    loss = lambda c: shine.minimize(fun, jnp.zeros(4), c, solver=solver, backward=backward, outer_grad=outer).value.sum()
+    loss = lambda c: shine.minimize(
+        fun, jnp.zeros(4), c, solver=solver, backward=backward, outer_grad=outer
+    ).value.sum()
     return lambda: (jax.value_and_grad(loss), (jnp.ones(()),))
 
 
@@ -65,16 +67,7 @@ LOWERED = {
 
 # Name of the public function: why it never runs inside jit.
 HOST_SIDE = {
-    "gyri.shine.AdjointBroyden": "options of a solver: static under jit",
-    "gyri.shine.Anderson": "options of a solver: static under jit",
     "gyri.shine.BilevelLogisticRegression": "a front door: validates, then descends from the host",
-    "gyri.shine.Broyden": "options of a solver: static under jit",
-    "gyri.shine.Full": "options of a backward pass: static under jit",
-    "gyri.shine.HoagResult": "what a host driver returns, with files to save to",
-    "gyri.shine.JacobianFree": "options of a backward pass: static under jit",
-    "gyri.shine.LBFGS": "options of a solver: static under jit",
-    "gyri.shine.Picard": "options of a solver: static under jit",
-    "gyri.shine.Shine": "options of a backward pass: static under jit",
     "gyri.shine.grid_search": "a loop of the host around one compiled step",
     "gyri.shine.hoag": "a loop of the host around one compiled step",
     "gyri.shine.plot_hoag": "draws a figure",

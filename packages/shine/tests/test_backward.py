@@ -75,12 +75,15 @@ def test_outer_problem_awareness_makes_shine_exact(x64, gain, solver, published)
 def test_shine_is_minus_the_transposed_estimate(x64):
     W, b, v = problem(0, 9, 1.2)
     solver = Broyden(6)
-    z, w, _ = make_w(solver, Shine(), 9)(W, b, v)
+    _, w, _ = make_w(solver, Shine(), 9)(W, b, v)
     estimate = jax.jit(lambda W, b: fixed_point(layer, jnp.zeros(9), W, b, solver=solver).inverse)(W, b)
     np.testing.assert_allclose(w, -estimate.dense().T @ v, rtol=1e-9)
 
 
-def gradients(backward, solver=Broyden(12, 1e-5), dtype=np.float32, batch=(6,)):
+DEFAULT = Broyden(12, 1e-5)
+
+
+def gradients(backward, solver=DEFAULT, dtype=np.float32, batch=(6,)):
     W, b, v = problem(0, 9, 1.2, dtype)
     shifts = jnp.stack([b * k for k in range(1, 1 + batch[0])])
 
@@ -114,7 +117,9 @@ def test_fallback_judges_each_element():
     np.testing.assert_allclose(refined, gradients("full")[1], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("solver", [Broyden(30, 1e-5), AdjointBroyden(30, 1e-5), Anderson(30, 1e-5), Picard(60, 1e-5)], ids=repr)
+@pytest.mark.parametrize(
+    "solver", [Broyden(30, 1e-5), AdjointBroyden(30, 1e-5), Anderson(30, 1e-5), Picard(60, 1e-5)], ids=repr
+)
 def test_full_and_long_refinement_agree_in_float32(solver):
     for ours, exact in zip(gradients(Shine(refine_steps=20), solver), gradients("full", solver)):
         assert relative(ours, exact) <= 1e-4
@@ -129,7 +134,9 @@ def test_float32_has_the_directions_of_float64(x64):
 
 
 def test_start_at_the_solution_is_jacobian_free():
-    grad = lambda mode: jax.grad(lambda t: fixed_point(lambda z: 0.5 * jnp.tanh(z) + t - t, jnp.zeros(3), backward=mode).value.sum())
+    grad = lambda mode: jax.grad(
+        lambda t: fixed_point(lambda z: 0.5 * jnp.tanh(z) + t - t, jnp.zeros(3), backward=mode).value.sum()
+    )
     np.testing.assert_array_equal(grad("shine")(jnp.ones(3)), grad("jacobian_free")(jnp.ones(3)))
 
 

@@ -44,7 +44,8 @@ LEAST = min(solved(lam) for lam in np.linspace(-12, 12, 2401))
 
 @pytest.mark.parametrize(
     "options",
-    [{"backward": "shine"}, {"backward": "full"}, {"backward": "refine"}, {"backward": Shine(fallback=True, refine_steps=3)},
+    [{"backward": "shine"}, {"backward": "full"}, {"backward": "refine"},
+     {"backward": Shine(fallback=True, refine_steps=3)},
      {"backward": Full(max_steps=8)}, {"backward": "shine", "solver": LBFGS(memory=60, opa_every=2)},
      {"backward": "full", "tol_schedule": "quadratic"}, {"backward": "full", "step": "paper"}],
     ids=str,

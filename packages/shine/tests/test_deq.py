@@ -168,7 +168,9 @@ def test_configurations_have_the_published_shapes(name):
     model = nnx.eval_shape(lambda: MDEQ(config, nnx.Rngs(0)))
     n_parameters = sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
     # The published models: 0.17, 10 and 18 million.
-    assert n_parameters == pytest.approx({"cifar_tiny": 0.17e6, "cifar_large": 10e6, "imagenet_small": 18e6}[name], rel=0.15)
+    assert n_parameters == pytest.approx(
+        {"cifar_tiny": 0.17e6, "cifar_large": 10e6, "imagenet_small": 18e6}[name], rel=0.15
+    )
     graph, state = nnx.split(model)
     images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
     cell = model.layer.cell
@@ -194,8 +196,8 @@ def test_mdeq_solves_its_cell_and_drops_channels_once_a_solve():
     masks = consts[2]
     assert {float(v) for v in np.unique(masks[0])} <= {0.0, pytest.approx(1 / 0.7)}
     assert masks[0].shape == (4, 1, 1, 8)
-    solution = jax.jit(lambda consts: fixed_point(step, model.layer.cell.init_state(x), *consts, solver=Broyden(25, 1e-3),
-                                                  batch_ndim=1))(consts)  # fmt: skip
+    start, solver = model.layer.cell.init_state(x), Broyden(25, 1e-3)
+    solution = jax.jit(lambda consts: fixed_point(step, start, *consts, solver=solver, batch_ndim=1))(consts)
     image = jax.jit(step)(solution.value, *consts)
     residual = np.sqrt(sum(((a - b) ** 2).sum((1, 2, 3)) for a, b in zip(image, solution.value, strict=True)))
     np.testing.assert_allclose(residual, solution.stats.residual, rtol=1e-3)

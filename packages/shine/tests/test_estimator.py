@@ -66,7 +66,9 @@ def test_sparse_matrices_give_what_dense_ones_give(fitted):
         assert ((dense > 0) == (VALID[1] > 0)).mean() > 0.85
 
 
-@pytest.mark.parametrize("backward", [Shine(fallback=1.3, refine_steps=2), Full(max_steps=9, tol=1e-3), "jacobian_free"])
+@pytest.mark.parametrize(
+    "backward", [Shine(fallback=1.3, refine_steps=2), Full(max_steps=9, tol=1e-3), "jacobian_free"]
+)
 def test_files_keep_the_classifier(tmp_path, backward):
     model = fit(backward=backward, solver=LBFGS(memory=7))
     model.save(tmp_path / "model.npz")

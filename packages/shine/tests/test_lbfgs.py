@@ -111,7 +111,8 @@ def test_outer_gradient_sees_the_arguments(x64):
     fun = lambda x, c: 0.5 * jnp.sum(jnp.arange(1.0, 5.0) * x**2) - c @ x + 0.1 * jnp.sum(x**4)
     c = jnp.arange(4.0)
     loss = lambda c, solver, backward, outer: (
-        0.5 * ((minimize(fun, jnp.zeros(4), c, solver=solver, backward=backward, outer_grad=outer).value - c) ** 2).sum()
+        0.5
+        * ((minimize(fun, jnp.zeros(4), c, solver=solver, backward=backward, outer_grad=outer).value - c) ** 2).sum()
     )
     exact = jax.jit(jax.grad(lambda c: loss(c, LBFGS(tol=1e-10), "full", None)))(c)
     shine = jax.jit(jax.grad(lambda c: loss(c, LBFGS(tol=1e-10, opa_every=1), "shine", lambda x, c: x - c)))(c)

@@ -11,7 +11,9 @@ from gyri.shine import HoagResult, inverse_quality, plot_hoag, plot_inverse_qual
 
 def result(shift=0.0):
     history = {name: np.arange(4.0) for name in ("inner_evals", "hvps", "time", "tol", "hypergrad")}
-    return HoagResult(np.zeros(2), np.zeros(()), 1.0, history | {"outer": shift + np.array([5.0, 3.0, 4.0, 2.0]), "lam": np.zeros(4)})
+    return HoagResult(
+        np.zeros(2), np.zeros(()), 1.0, history | {"outer": shift + np.array([5.0, 3.0, 4.0, 2.0]), "lam": np.zeros(4)}
+    )
 
 
 def test_curves_are_the_best_so_far_above_the_least():

@@ -62,7 +62,8 @@ def test_broyden_solves_linear_problems_in_twice_as_many_steps(x64, d):
 
 @pytest.mark.parametrize(
     "solver",
-    [Broyden(**TIGHT), Broyden(**TIGHT, memory=3), Broyden(**TIGHT, memory=3, overflow="svd"), Broyden(**TIGHT, memory=1),
+    [Broyden(**TIGHT), Broyden(**TIGHT, memory=3), Broyden(**TIGHT, memory=3, overflow="svd"),
+     Broyden(**TIGHT, memory=1),
      Broyden(**TIGHT, line_search=True), AdjointBroyden(**TIGHT), AdjointBroyden(**TIGHT, memory=4, overflow="svd"),
      AdjointBroyden(**TIGHT, memory=4), AdjointBroyden(**TIGHT, line_search=True),
      Anderson(**TIGHT), Anderson(**TIGHT, beta=0.7), Picard(200, 1e-10, "abs")],
@@ -184,17 +185,24 @@ MAPS = {
 
 
 @pytest.mark.parametrize("name", MAPS)
-@pytest.mark.parametrize("solver", [Broyden(), Broyden(memory=2), AdjointBroyden(opa_every=2), Anderson(), Picard()], ids=repr)
+@pytest.mark.parametrize(
+    "solver", [Broyden(), Broyden(memory=2), AdjointBroyden(opa_every=2), Anderson(), Picard()], ids=repr
+)
 def test_hopeless_problems_end_finite_and_flagged(solver, name):
     f, z0 = MAPS[name], jnp.zeros(2)
 
     @jax.jit
     def run(t):
         solution, pull = jax.vjp(
-            lambda t: fixed_point(f, z0, t, solver=solver, backward=Shine(fallback=True), outer_grad=lambda z, t: z - 1.0), t
+            lambda t: fixed_point(
+                f, z0, t, solver=solver, backward=Shine(fallback=True), outer_grad=lambda z, t: z - 1.0
+            ),
+            t,
         )
         zero = jax.tree.map(
-            lambda x: jnp.zeros_like(x) if jnp.issubdtype(x.dtype, jnp.floating) else np.zeros(x.shape, jax.dtypes.float0),
+            lambda x: (
+                jnp.zeros_like(x) if jnp.issubdtype(x.dtype, jnp.floating) else np.zeros(x.shape, jax.dtypes.float0)
+            ),
             solution,
         )
         return solution, pull(zero._replace(value=jnp.ones(2)))[0]

@@ -196,7 +196,8 @@ def solve_transposed(
     Examples
     --------
     >>> from gyri.shine.inverse import Layout
-    >>> G = LowRank(-jnp.ones(1), jnp.zeros((1, 0, 2)), jnp.zeros((1, 0, 2)), jnp.zeros(1, int), Layout.of(jnp.zeros(2)))
+    >>> rows = jnp.zeros((1, 0, 2))
+    >>> G = LowRank(-jnp.ones(1), rows, rows, jnp.zeros(1, int), Layout.of(jnp.zeros(2)))
     >>> solve_transposed(Full(), G, jnp.ones((1, 2)), lambda w: -4 * w, identity=-1.0)
     Array([[0.25, 0.25]], dtype=float32)
     """
@@ -229,9 +230,7 @@ def _no_rows(v: Array) -> tuple[Array, Array, Array]:
     return rows, rows, jnp.zeros(v.shape[0], jnp.int32)
 
 
-def _refine(
-    pull: Callable, v: Array, w: Array, scale: Array, rows: tuple, n_steps: int, tol: float | int
-) -> Array:
+def _refine(pull: Callable, v: Array, w: Array, scale: Array, rows: tuple, n_steps: int, tol: float | int) -> Array:
     """At most `n_steps` Broyden iterations on ``J^T w + v = 0`` from w; `rows` on top of `scale`: the first memory."""
     size = norm(v)
     solver = Refinement(n_steps - 1, tol, "rel", base=rows)
@@ -250,9 +249,7 @@ def _solve_exactly(mode: Full, estimate: LowRank, v: Array, pull: Callable) -> A
     """Broyden from 0 with nothing but the scale of the estimate, as a linear solve that can be differentiated."""
 
     def solve(matvec: Callable, right: Array) -> Array:
-        return _refine(
-            matvec, -right, jnp.zeros_like(right), estimate.scale, _no_rows(right), mode.max_steps, mode.tol
-        )
+        return _refine(matvec, -right, jnp.zeros_like(right), estimate.scale, _no_rows(right), mode.max_steps, mode.tol)
 
     return jax.lax.custom_linear_solve(pull, -v, solve, solve)
 

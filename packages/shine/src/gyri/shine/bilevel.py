@@ -1,4 +1,4 @@
-"""Bi-level problems: hyper-parameters by gradient descent through inexact inner solves, and searches to compare with."""
+"""Bi-level problems: hyper-parameters by descent through inexact inner solves, and searches to compare with."""
 
 import os
 import time
@@ -256,7 +256,9 @@ class Record:
         self.inner_evals = self.hvps = 0
         self.start = time.perf_counter()
 
-    def add(self, lam: np.ndarray, outer: float, tol: float, hypergrad: np.ndarray | None, evals: int, hvps: int) -> None:
+    def add(
+        self, lam: np.ndarray, outer: float, tol: float, hypergrad: np.ndarray | None, evals: int, hvps: int
+    ) -> None:
         """One more iteration."""
         self.inner_evals += evals
         self.hvps += hvps
@@ -336,7 +338,7 @@ def run_hoag(
             for k in range(max_iter):
                 point, hypergrad, evals, hvps = solve(k, point, eps)
                 record.add(point.lam, point.outer, eps, hypergrad, evals, hvps)
-                finite = np.isfinite(point.outer) and np.isfinite(hypergrad).all()
+                finite = bool(np.isfinite(point.outer) and np.isfinite(hypergrad).all())
                 if old is None:
                     if not finite:
                         raise FloatingPointError(
@@ -461,9 +463,7 @@ def _result(problem: Problem, point: Point, record: Record) -> HoagResult:
 # --- searches ---------------------------------------------------------------------------------------------------------
 
 
-def grid_search(
-    inner: Callable, outer: Callable, x0: PyTree, n: int = 10, bounds: tuple = (-12.0, 12.0)
-) -> HoagResult:
+def grid_search(inner: Callable, outer: Callable, x0: PyTree, n: int = 10, bounds: tuple = (-12.0, 12.0)) -> HoagResult:
     """Solve the inner problem on a grid of values of a number lam, from the last solution each time.
 
     Parameters

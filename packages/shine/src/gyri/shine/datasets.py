@@ -2,10 +2,9 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Array, Key
-
-import jax
 
 from gyri.numerics.validation import as_key, check_positive_int, check_scalar
 
@@ -106,9 +105,7 @@ def load_real_sim() -> tuple[Any, np.ndarray]:
     return bunch.data, np.where(bunch.target.astype(float) > 0, 1.0, -1.0)
 
 
-def load_topics(
-    n: int = 3000, p: int = 2000, key: Key[Array, ""] | Array | int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+def load_topics(n: int = 3000, p: int = 2000, key: Key[Array, ""] | Array | int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Simulated documents: word frequencies, as of 20 topics with common and rare words, the first ten of label -1.
 
     Stands for `load_20news` where there is no network. A document has 20 to 200 words, most of its own topic's

@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 from flax import nnx
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree
 
 from gyri.numerics.linalg import power_iteration
@@ -152,12 +152,14 @@ def jacobian_penalty(
     """
     check_positive_int(n_samples, "n_samples")
     _, pull = jax.vjp(lambda z: f(z, *args), z)
+    leaves: list[Array]
+    treedef: Any
     leaves, treedef = jax.tree.flatten(z)
 
     def probe(key: Array) -> Array:
         keys = jax.random.split(key, len(leaves))
         noise = [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
-        return sum(jnp.sum(x**2) for x in jax.tree.leaves(pull(treedef.unflatten(noise))[0]))
+        return jnp.stack([jnp.sum(x**2) for x in jax.tree.leaves(pull(treedef.unflatten(noise))[0])]).sum()
 
     total = jax.lax.map(probe, jax.random.split(as_key(key), n_samples)).mean()
     return total / sum(leaf.size for leaf in leaves)

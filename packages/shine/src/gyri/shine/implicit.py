@@ -10,7 +10,7 @@ from jaxtyping import Array, PyTree
 
 from gyri.numerics.validation import check_finite, check_positive_int
 
-from .backward import Mode, as_mode, solve_symmetric, solve_transposed
+from .backward import as_mode, solve_symmetric, solve_transposed
 from .inverse import InverseEstimate, Layout, LowRank, norm
 from .lbfgs import LBFGS, minimise
 from .solvers import AdjointBroyden, Anderson, Broyden, Picard, SolveStats, iterate
@@ -212,8 +212,8 @@ def minimize(
 
     @jax.custom_vjp
     def solve(x0: PyTree, given: tuple, outer_consts: list) -> Solution:
-        outer_flat = None if outer is None else lambda x: layout.flatten(
-            outer(outer_consts, layout.unflatten(x), given[0])
+        outer_flat = (
+            None if outer is None else lambda x: layout.flatten(outer(outer_consts, layout.unflatten(x), given[0]))
         )
         value, inverse, stats = minimise(
             lambda x: objective(x, given), layout.flatten(x0), solver, layout=layout, outer_grad=outer_flat
@@ -276,8 +276,11 @@ def _solve_equation(
         )  # fmt: skip
         U, V, n_rows = solver.estimate(state.memory, state.mark)
         estimate = LowRank(to_batch(state.scale), to_batch(U), to_batch(V), to_batch(n_rows), layout)
-        stats = [to_batch(x) for x in (state.n_steps, state.n_evals, state.best, state.converged, state.diverged)]
-        return Solution(to_tree(state.best_z), estimate, SolveStats(*stats, to_batch(state.trace, 1)))
+        stats = SolveStats(
+            to_batch(state.n_steps), to_batch(state.n_evals), to_batch(state.best), to_batch(state.converged),
+            to_batch(state.diverged), to_batch(state.trace, 1),
+        )  # fmt: skip
+        return Solution(to_tree(state.best_z), estimate, stats)
 
     def forward(z0: PyTree, given: tuple, outer_consts: list) -> tuple[Solution, tuple]:
         solution = solve(z0, given, outer_consts)  # itself, so that second derivatives find their rule
@@ -286,10 +289,13 @@ def _solve_equation(
     def pull_back(saved: tuple, cotangent: Solution) -> tuple:
         value, inverse, given = saved
         v, b = to_flat(cotangent.value), len(batch)
-        flat = [x.reshape(len(v), *x.shape[b:]) for x in (inverse.scale, inverse.U, inverse.V, inverse.n_rows)]
+        one_axis = lambda x: x.reshape(len(v), *x.shape[b:])
+        flat = LowRank(
+            one_axis(inverse.scale), one_axis(inverse.U), one_axis(inverse.V), one_axis(inverse.n_rows), layout
+        )
         _, pull, _ = jax.vjp(residual, to_flat(value), given, has_aux=True)
         identity = -1.0 if minus_identity else 1.0
-        w = solve_transposed(mode, LowRank(*flat, layout), v, lambda w: pull(w)[0], identity=identity)
+        w = solve_transposed(mode, flat, v, lambda w: pull(w)[0], identity=identity)
         return None, pull(w)[1], None
 
     solve.defvjp(forward, pull_back)
@@ -328,7 +334,7 @@ def hoist(function: Callable, z: PyTree, args: tuple) -> tuple[Callable, list, P
     Array([10., 20.], dtype=float32)
     """
     closed, out = jax.make_jaxpr(function, return_shape=True)(z, *args)
-    structure = jax.tree.structure(out)
+    structure: Any = jax.tree.structure(out)
 
     def pure(consts: list, z: PyTree, args: tuple) -> PyTree:
         flat = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))(*jax.tree.leaves((z, *args)))

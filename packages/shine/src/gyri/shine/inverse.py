@@ -36,7 +36,10 @@ def norm(a: Float[Array, "*b d"]) -> Float[Array, "*b"]:
 
 
 def products(
-    U: Float[Array, "*b m d"], V: Float[Array, "*b m d"], x: Float[Array, "*b d"], n_rows: Int[Array, "*b"] | None = None
+    U: Float[Array, "*b m d"],
+    V: Float[Array, "*b m d"],
+    x: Float[Array, "*b d"],
+    n_rows: Int[Array, "*b"] | None = None,
 ) -> Float[Array, "*b d"]:
     """:math:`U^T (V x)` for each element, rows from `n_rows` on left out.
 
@@ -155,9 +158,7 @@ class InverseEstimate:
         raise NotImplementedError
 
 
-@partial(
-    jax.tree_util.register_dataclass, data_fields=["scale", "U", "V", "n_rows"], meta_fields=["layout"]
-)
+@partial(jax.tree_util.register_dataclass, data_fields=["scale", "U", "V", "n_rows"], meta_fields=["layout"])
 @dataclass(frozen=True)
 class LowRank(InverseEstimate):
     """``scale * I + U^T V`` with m vectors of d entries in the rows of U and V, rows from `n_rows` on left out.
@@ -196,9 +197,7 @@ class LowRank(InverseEstimate):
         return self.scale.dtype
 
 
-@partial(
-    jax.tree_util.register_dataclass, data_fields=["S", "Y", "gamma", "count", "head"], meta_fields=["layout"]
-)
+@partial(jax.tree_util.register_dataclass, data_fields=["S", "Y", "gamma", "count", "head"], meta_fields=["layout"])
 @dataclass(frozen=True)
 class LimitedMemory(InverseEstimate):
     """The inverse of L-BFGS: pairs in a ring of m slots, `count` of them filled, the next one to go to `head`.
@@ -334,4 +333,3 @@ def inverse_quality(
         raise ValueError(f"approx: expected the shape of exact, {exact.shape}, got {approx.shape}")
     size, size_exact = norm(approx), norm(exact)
     return norm(approx - exact) / size_exact, size / size_exact, dot(approx, exact) / (size * size_exact)
-

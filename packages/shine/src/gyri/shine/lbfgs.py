@@ -81,12 +81,12 @@ class LBFGS:
 
 
 class Pairs(NamedTuple):
-    """Ring of pairs: `count` filled, the next one goes to `head`; `gamma` scales the identity."""
+    """Ring of pairs: `n_pairs` filled, the next one goes to `head`; `gamma` scales the identity."""
 
     S: Float[Array, "m d"]
     Y: Float[Array, "m d"]
     gamma: Array
-    count: Array
+    n_pairs: Array
     head: Array
 
 
@@ -146,7 +146,8 @@ def minimise(
     Examples
     --------
     >>> from gyri.shine.inverse import Layout
-    >>> x, inverse, stats = minimise(lambda x: jnp.sum((x - 1) ** 2), jnp.zeros(2), LBFGS(), layout=Layout.of(jnp.zeros(2)))
+    >>> x0 = jnp.zeros(2)
+    >>> x, G, stats = minimise(lambda x: jnp.sum((x - 1) ** 2), x0, LBFGS(), layout=Layout.of(x0))
     >>> x
     Array([1., 1.], dtype=float32)
     """
@@ -188,9 +189,7 @@ def run(
     return jax.lax.while_loop(lambda st: ~st.done, body, state)
 
 
-def _body(
-    fun: Callable, tol: Any, solver: LBFGS, outer_grad: Callable | None, opa_every: Any, st: State
-) -> State:
+def _body(fun: Callable, tol: Any, solver: LBFGS, outer_grad: Callable | None, opa_every: Any, st: State) -> State:
     """Evaluate the trial; then either take it and turn, or shorten or stretch the step."""
     initial = st.n_evals == 0
     xt = st.x + st.alpha * st.p
@@ -210,8 +209,9 @@ def _body(
         n_evals=st.n_evals + 1,
         done=(done & accept) | stop,
         diverged=initial & ~finite,
-        pairs=jax.tree.map(lambda x: jnp.where(fail, jnp.zeros_like(x), x), st.pairs._replace(S=(), Y=()))._replace(
-            S=st.pairs.S, Y=st.pairs.Y, gamma=jnp.where(fail, _first_gamma(solver, st.x), st.pairs.gamma)
+        pairs=st.pairs._replace(
+            n_pairs=jnp.where(fail, 0, st.pairs.n_pairs),
+            gamma=jnp.where(fail, _first_gamma(solver, st.x), st.pairs.gamma),
         ),
     )
     if opa_every is not None:
@@ -259,7 +259,9 @@ def _move(st: State, accept: Array, initial: Array, xt: Array, ft: Array, gt: Ar
     take = lambda new, old: jnp.where(accept, new, old)
     n_flat = jnp.where(accept & ~initial, jnp.where(flat, st.n_flat + 1, 0), st.n_flat)
     trace = st.trace.at[i].set(take(size, st.trace[i]))
-    return st._replace(x=take(xt, st.x), f=take(ft, st.f), g=take(gt, st.g), pairs=pairs, i=i, n_flat=n_flat, trace=trace)
+    return st._replace(
+        x=take(xt, st.x), f=take(ft, st.f), g=take(gt, st.g), pairs=pairs, i=i, n_flat=n_flat, trace=trace
+    )
 
 
 def _push(pairs: Pairs, s: Array, y: Array, wanted: Array, solver: LBFGS) -> Pairs:
@@ -296,19 +298,17 @@ def _opa(fun: Callable, solver: LBFGS, outer_grad: Callable | None, st: State, d
     return st._replace(n_evals=st.n_evals + due)
 
 
-def _turn(
-    st: State, accept: Array, fail: Array, n_trials: Array, low: End, high: End, solver: LBFGS
-) -> State:
+def _turn(st: State, accept: Array, fail: Array, n_trials: Array, low: End, high: End, solver: LBFGS) -> State:
     """A new direction after a step or a failure; a new trial on the old one otherwise."""
     turn = (accept | fail) & ~st.done
     # A count of 0 makes the recursion a product with gamma: it costs nothing while a line search goes on.
-    p = -two_loop(*st.pairs._replace(count=jnp.where(turn, st.pairs.count, 0)), st.g)
+    p = -two_loop(*st.pairs._replace(n_pairs=jnp.where(turn, st.pairs.n_pairs, 0)), st.g)
     uphill = turn & ~(dot(p, st.g) < 0)
     steepest = fail | uphill
     p = jnp.where(steepest, -st.g, p)
-    pairs = st.pairs._replace(count=jnp.where(uphill, 0, st.pairs.count))
+    pairs = st.pairs._replace(n_pairs=jnp.where(uphill, 0, st.pairs.n_pairs))
     size = norm(st.g)
-    first = jnp.where(pairs.count > 0, 1.0, jnp.minimum(1.0, 1 / jnp.where(size > 0, size, 1))).astype(st.x.dtype)
+    first = jnp.where(pairs.n_pairs > 0, 1.0, jnp.minimum(1.0, 1 / jnp.where(size > 0, size, 1))).astype(st.x.dtype)
     zero = jnp.zeros_like(st.f)
     pick = lambda new, old: jax.tree.map(lambda a, b: jnp.where(turn, a, b), new, old)
     return st._replace(

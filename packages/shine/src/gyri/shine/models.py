@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -336,7 +337,7 @@ def _fusion(channels: tuple[int, ...], source: int, target: int, rngs: nnx.Rngs)
     if source > target:
         return Chain([_conv(c_in, c_out, 1, rngs)], [_group_norm(c_out, rngs)])
     widths = [c_in] * (target - source) + [c_out]
-    convs = [_conv(a, b, 3, rngs, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+    convs = [_conv(a, b, 3, rngs, stride=2) for a, b in pairwise(widths)]
     return Chain(convs, [_group_norm(b, rngs) for b in widths[1:]])
 
 
@@ -453,7 +454,7 @@ class Head(nnx.Module):
             convs = [_conv(c, h, 1, rngs), _conv(h, h, 3, rngs), _conv(h, w, 1, rngs)]
             bottlenecks.append(Chain(convs, [plain(h), plain(h), plain(w)]))
             skips.append(Chain([_conv(c, w, 1, rngs)], [plain(w)]))
-        for a, b in zip(wide[:-1], wide[1:], strict=True):
+        for a, b in pairwise(wide):
             down.append(Chain([_conv(a, b, 3, rngs, stride=2)], [_batch_norm(b, rngs)], relu_last=True))
         self.bottlenecks, self.skips, self.down = nnx.List(bottlenecks), nnx.List(skips), nnx.List(down)
         final = config.final_channels

@@ -1,12 +1,11 @@
 """Inner and outer objectives of the paper's linear models: sums over samples, a ridge of ``exp(lam) / 2``."""
 
-from functools import partial
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -32,8 +31,8 @@ class SparseRows:
     def of(cls, matrix: Any, dtype: Any) -> "SparseRows":
         """From a matrix of scipy.sparse."""
         matrix = matrix.tocsr().tocoo()
-        parts = matrix.data.astype(dtype), matrix.row.astype(np.int32), matrix.col.astype(np.int32)
-        return cls(*map(jnp.asarray, parts), matrix.shape)
+        rows, columns = (jnp.asarray(index, jnp.int32) for index in (matrix.row, matrix.col))
+        return cls(jnp.asarray(matrix.data.astype(dtype)), rows, columns, matrix.shape)
 
     def __matmul__(self, w: Array) -> Array:
         return jax.ops.segment_sum(self.values * w[self.columns], self.rows, self.shape[0], indices_are_sorted=True)

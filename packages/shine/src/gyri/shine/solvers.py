@@ -4,7 +4,6 @@ All share one loop, :func:`iterate`. A method brings its memory: ``start`` makes
 iterate and says where to go next, ``compact`` makes room in it, ``estimate`` reads the inverse out of it.
 """
 
-import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -110,7 +109,7 @@ class Rows(NamedTuple):
     V: Float[Array, "b m d"]
     slot: Int[Array, ""]
     Gg: Float[Array, "b d"]
-    pair: tuple[Array, Array]
+    pair: tuple
 
 
 def _check_common(solver: Any) -> None:
@@ -239,7 +238,9 @@ class Broyden:
         u, vt = jnp.where(ok[:, None], u, 0), jnp.where(ok[:, None], vt, 0)
         Gg += u * dot(vt, at.g)[:, None]
         if self.overflows:  # the slot may be that of a term which an element that has stopped must keep
-            row = lambda rows, new: jnp.where(at.update[:, None], new, jax.lax.dynamic_index_in_dim(rows, slot, 1, False))
+            row = lambda rows, new: jnp.where(
+                at.update[:, None], new, jax.lax.dynamic_index_in_dim(rows, slot, 1, False)
+            )
             u, vt = row(U, u), row(V, vt)
             last = jax.tree.map(lambda old, new: jnp.where(ok[:, None], new, old), last, pair)
         write = lambda rows, new: jax.lax.dynamic_update_index_in_dim(rows, new, slot, 1)
@@ -358,9 +359,7 @@ class AdjointBroyden(Broyden):
             memory = self._opa(memory, at)
         return memory, -memory.Gg
 
-    def _append_adjoint(
-        self, memory: Rows, at: Arrival, ok: Array, sigma: Array, q: Array, h: Array, b: Array
-    ) -> Rows:
+    def _append_adjoint(self, memory: Rows, at: Arrival, ok: Array, sigma: Array, q: Array, h: Array, b: Array) -> Rows:
         """Append the term that makes ``sigma^T J`` exact, for ``q = J^T sigma``, ``h = G sigma``, ``b = G^T q``."""
         den = dot(b, sigma)
         ok &= _usable(den, b, sigma)
@@ -369,17 +368,20 @@ class AdjointBroyden(Broyden):
 
     def _opa(self, memory: Rows, at: Arrival) -> Rows:
         """The term for the outer problem, in the direction ``G^T v``; what a term costs only where one is due."""
-        assert at.pull is not None and at.outer_grad is not None
+        pull, outer_grad, every = at.pull, at.outer_grad, self.opa_every
+        assert pull is not None
+        assert outer_grad is not None
+        assert every is not None
 
         def term(memory: Rows) -> tuple[Array, ...]:
-            v = at.outer_grad(at.z)
+            v = outer_grad(at.z)
             sigma = at.scale[:, None] * v + products(memory.V, memory.U, v)
-            q = at.pull(sigma)
+            q = pull(sigma)
             return (sigma, q, *self._multiply(memory, at, sigma, q))
 
-        due = (at.i > 0) & (at.i % self.opa_every == 0)
+        due = (at.i > 0) & (at.i % every == 0)
         nothing = lambda memory: (jnp.zeros_like(memory.Gg),) * 4
-        terms = term(memory) if self.opa_every == 1 else jax.lax.cond(due, term, nothing, memory)
+        terms = term(memory) if every == 1 else jax.lax.cond(due, term, nothing, memory)
         return self._append_adjoint(memory, at, at.update & due, *terms)
 
     def first_term(self, pair: tuple, scale: Array) -> tuple[Array, Array]:
@@ -395,8 +397,8 @@ class AdjointBroyden(Broyden):
 class Window(NamedTuple):
     """Memory of Anderson's method: the last differences of iterates and of residuals, in a ring."""
 
-    dZ: Float[Array, "b m d"]
-    dR: Float[Array, "b m d"]
+    d_iterates: Float[Array, "b m d"]
+    d_residuals: Float[Array, "b m d"]
     gram: Float[Array, "b m m"]
     slot: Int[Array, ""]
 
@@ -462,19 +464,19 @@ class Anderson:
 
     def arrive(self, memory: Window, at: Arrival) -> tuple[Window, Array]:
         """Update at a new iterate: memory and direction."""
-        dZ, dR, gram, slot = memory
+        d_iterates, d_residuals, gram, slot = memory
         dr = at.g - at.g_old
         # The first arrival has no step behind it; an element that has stopped keeps its rows.
         write = lambda rows, new: jax.lax.dynamic_update_index_in_dim(
             rows, jnp.where(at.update[:, None], new, jax.lax.dynamic_index_in_dim(rows, slot, 1, False)), slot, 1
         )
-        dZ, dR = write(dZ, at.step), write(dR, dr)
-        row = _einsum("bmd,bd->bm", dR, jax.lax.dynamic_index_in_dim(dR, slot, 1, False))
+        d_iterates, d_residuals = write(d_iterates, at.step), write(d_residuals, dr)
+        row = _einsum("bmd,bd->bm", d_residuals, jax.lax.dynamic_index_in_dim(d_residuals, slot, 1, False))
         gram = jax.lax.dynamic_update_index_in_dim(gram, row, slot, 1)
         gram = jax.lax.dynamic_update_index_in_dim(gram, row, slot, 2)
-        weights = self._solve(gram, _einsum("bmd,bd->bm", dR, at.g)[..., None])[..., 0]
-        mixed = _einsum("bmd,bm->bd", dZ, weights) + self.beta * _einsum("bmd,bm->bd", dR, weights)
-        memory = Window(dZ, dR, gram, jnp.where(at.i > 0, (slot + 1) % dZ.shape[1], slot))
+        weights = self._solve(gram, _einsum("bmd,bd->bm", d_residuals, at.g)[..., None])[..., 0]
+        mixed = _einsum("bmd,bm->bd", d_iterates, weights) + self.beta * _einsum("bmd,bm->bd", d_residuals, weights)
+        memory = Window(d_iterates, d_residuals, gram, jnp.where(at.i > 0, (slot + 1) % d_iterates.shape[1], slot))
         return memory, self.beta * at.g - mixed
 
     def _solve(self, gram: Array, right: Array) -> Array:
@@ -488,13 +490,13 @@ class Anderson:
 
     def mark(self, memory: Window) -> tuple[Array, Array]:
         """What has to be kept to go back to the present estimate: all of it."""
-        return memory.dZ, memory.dR
+        return memory.d_iterates, memory.d_residuals
 
     def estimate(self, memory: Window, mark: tuple[Array, Array]) -> tuple[Array, Array, Array]:
         """U, V and the number of rows of each element."""
-        dZ, dR = mark
-        U = self._solve(_einsum("bmd,bnd->bmn", dR, dR), dZ + self.beta * dR)
-        return U, dR, jnp.full(dR.shape[:1], dR.shape[1])
+        d_iterates, d_residuals = mark
+        U = self._solve(_einsum("bmd,bnd->bmn", d_residuals, d_residuals), d_iterates + self.beta * d_residuals)
+        return U, d_residuals, jnp.full(d_residuals.shape[:1], d_residuals.shape[1])
 
 
 @dataclass(frozen=True)
@@ -660,16 +662,17 @@ def _body(
     """Evaluate at the next iterate, judge it, update the memory of those that go on."""
     first = st.i == 0
     step = jnp.where(st.active[:, None], st.step, 0)
+    pull: Callable | None = None
+    n_trials: Any = 0
     if solver.line_search:
         step, g, reference, n_trials = _search(residual, st, step)
-    else:
-        g, reference, n_trials = None, None, 1
-    z, pull = st.z + step, None
+    z = st.z + step
     if solver.linearized:
         g, vjp, reference = jax.vjp(residual, z, has_aux=True)
-        pull, n_trials = lambda sigma: vjp(sigma)[0], n_trials + bool(solver.line_search)
-    elif g is None:
+        pull, n_trials = lambda sigma: vjp(sigma)[0], n_trials + 1
+    elif not solver.line_search:
         g, reference = residual(z)
+        n_trials = 1
     res = norm(g)
     scale = jnp.where(first, init_scale(z, res), st.scale)
     initial = jnp.where(first, res, st.first)
@@ -725,7 +728,9 @@ def _search(residual: Callable, st: State, step: Array) -> tuple[Array, Array, A
         k, alpha, wanted, n, kept, whole = state
         new = residual(st.z + alpha[:, None] * step)
         value = dot(new[0], new[0])
-        pick = lambda mask, a, b: jax.tree.map(lambda x, y: jnp.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, y), a, b)
+        pick = lambda mask, a, b: jax.tree.map(
+            lambda x, y: jnp.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, y), a, b
+        )
         whole = pick(wanted & (k == 0), new, whole)
         kept = pick(wanted, new, kept)
         enough = (value <= (1 - 2 * ARMIJO * alpha) * start) | (st.i == 0)

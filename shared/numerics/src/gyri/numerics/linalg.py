@@ -513,7 +513,9 @@ def _tree_axpy(alpha: ScalarLike, x: PyTree, y: PyTree) -> PyTree:
     return jax.tree.map(lambda x, y: (alpha * x + y).astype(y.dtype), x, y)
 
 
-def _cg_loop(matvec: Callable, b: PyTree, x0: PyTree, tol: ScalarLike, maxiter: int | Int[Array, ""] | None) -> tuple[PyTree, CGInfo]:
+def _cg_loop(
+    matvec: Callable, b: PyTree, x0: PyTree, tol: ScalarLike, maxiter: int | Int[Array, ""] | None
+) -> tuple[PyTree, CGInfo]:
     size = sum(leaf.size for leaf in jax.tree.leaves(b))
     maxiter = 10 * size if maxiter is None else maxiter
     b_norm = jnp.sqrt(_tree_dot(b, b))

@@ -2,6 +2,7 @@
 
 import time
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -43,9 +44,7 @@ def training(scale: str, key: int, sweep: Any) -> Result:
     n_seeds = {"quick": 3, "paper": 10}[scale]
     found = sweep(accuracies, [(key + seed, EPOCHS) for seed in range(n_seeds)])
     milliseconds = backward_times(key)
-    claims = [
-        Claim.at_least(f"accuracy, {mode}", None, np.mean([run[mode] for run in found]), 0.945) for mode in MODES
-    ]
+    claims = [Claim.at_least(f"accuracy, {mode}", None, np.mean([run[mode] for run in found]), 0.945) for mode in MODES]
     for mode, paper in (("shine", 13.0), ("jacobian_free", 16.2)):
         ratio = milliseconds["full"] / milliseconds[mode]
         claims.append(Claim.at_least(f"backward pass: time of full over that of {mode}", paper, ratio, 5.0))
@@ -64,12 +63,15 @@ def backward_times(seed: int) -> dict[str, float]:
     model, _ = train_dense(seed, "shine", 1.0, False, EPOCHS)
     X = jnp.asarray(digits(seed)[1][:64])
     step, consts = model.layer.prepare(X)
-    pull, times = jax.jit(lambda pull, v: pull(v)), {mode: [] for mode in MODES}
+    pull = jax.jit(lambda pull, v: pull(v))
+    times: dict[str, list[float]] = {mode: [] for mode in MODES}
     pulls = {}
     for mode in MODES:
-        solve = lambda *consts, mode=mode: fixed_point(
-            step, model.layer.cell.init_state(X), *consts, batch_ndim=1, backward=mode, solver=Broyden(18, 1e-3)
-        ).value
+        solve = lambda *consts, mode=mode: (
+            fixed_point(
+                step, model.layer.cell.init_state(X), *consts, batch_ndim=1, backward=mode, solver=Broyden(18, 1e-3)
+            ).value
+        )
         z, pulls[mode] = jax.vjp(jax.jit(solve), *consts)
         jax.block_until_ready(pull(pulls[mode], z))
     for _ in range(50):
@@ -107,14 +109,15 @@ def _quality(solver: Any, free: bool, consts: tuple, head: tuple, y: jax.Array) 
     start = jnp.zeros_like(consts[1])
     solution = fixed_point(dense_step, start, *consts, solver=solver, batch_ndim=1, outer_grad=outer)
     z, pull = solution.value, jax.vjp(lambda z: dense_step(z, *consts) - z, solution.value)[1]
+    estimate: Any = solution.inverse
     modes = (JacobianFree() if free else Shine(), Full(max_steps=35))
-    approx, exact = (
-        solve_transposed(mode, solution.inverse, outer(z), lambda w: pull(w)[0], identity=-1.0) for mode in modes
-    )
+    approx, exact = (solve_transposed(mode, estimate, outer(z), lambda w: pull(w)[0], identity=-1.0) for mode in modes)
     return inverse_quality(approx, exact)
 
 
-@experiment(paper="shine", figure="Figure E.2", title="The inverse in a trained layer: better estimates, better directions")
+@experiment(
+    paper="shine", figure="Figure E.2", title="The inverse in a trained layer: better estimates, better directions"
+)
 def layer_inverses(scale: str, key: int, sweep: Any) -> Result:
     """Batches of 32 digits through a trained layer, 18 steps forward; exact w: 35 Broyden steps."""
     from matplotlib.figure import Figure
@@ -126,7 +129,7 @@ def layer_inverses(scale: str, key: int, sweep: Any) -> Result:
     claims = [Claim.info(f"cosine with the exact w, {name}", None, cosine[name]) for name in found]
     claims += [Claim.info(f"relative error of w, {name}", None, error[name]) for name in found]
     others = [name for name in found if name != "Jacobian-free"]
-    for worse, better in zip(others[:-1], others[1:], strict=True):
+    for worse, better in pairwise(others):
         what = f"relative error of {better} over that of {worse}"
         claims.append(Claim.at_most(what, "below 1", error[better] / error[worse], 1.0))
     figure = Figure(figsize=(5.5, 4), layout="constrained")
@@ -136,7 +139,7 @@ def layer_inverses(scale: str, key: int, sweep: Any) -> Result:
 
 
 def contraction(setting: tuple[int, float | None, bool, int]) -> dict[str, float]:
-    """For (seed, largest gain, with the Jacobian penalty, epochs): accuracy, spectral radius, steps to the tolerance."""
+    """For (seed, largest gain, with the Jacobian penalty, epochs): accuracy, spectral radius, steps."""
     seed, max_gain, regularize, epochs = setting
     model, accuracy = train_dense(seed, "refine", max_gain, regularize, epochs)
     X = jnp.asarray(digits(seed)[1][:64])
@@ -175,7 +178,11 @@ def _nonlinear_radius(z: jax.Array, W: jax.Array, injection: jax.Array) -> jax.A
     return jnp.linalg.norm(jax.lax.fori_loop(0, 200, body, z), axis=-1).max()
 
 
-@experiment(paper="shine", figure="Contractivity", title="Trained layers need not contract; a Jacobian penalty keeps them easy to solve")
+@experiment(
+    paper="shine",
+    figure="Contractivity",
+    title="Trained layers need not contract; a Jacobian penalty keeps them easy to solve",
+)
 def contractivity(scale: str, key: int, sweep: Any) -> Result:
     """Layers with the gain capped, with a Jacobian penalty, and free, trained with the refined mode."""
     from matplotlib.figure import Figure

@@ -59,7 +59,7 @@ def refinement(setting: tuple[int, int]) -> dict[str, list[float]]:
     seed, n = setting
     with jax.enable_x64(True):
         problems = [draw(seed + i, 60, 1.5) for i in range(n)]
-        modes = {
+        modes: dict[str, list[Any]] = {
             "SHINE": [Shine(refine_steps=k) for k in STEPS],
             "Jacobian-free": [JacobianFree(refine_steps=k) for k in STEPS],
             "zero": [Full(max_steps=k, tol=1e-14) for k in STEPS[1:]],
@@ -83,7 +83,9 @@ def estimates(setting: tuple[int, int]) -> dict[str, list[float]]:
         }
 
 
-@experiment(paper="shine", figure="Section 2", title="Transposed memory and outer-problem awareness lead to the exact gradient")
+@experiment(
+    paper="shine", figure="Section 2", title="Transposed memory and outer-problem awareness lead to the exact gradient"
+)
 def directions(scale: str, key: int, sweep: Any) -> Result:
     """Layers ``tanh(W z + b)`` of given spectral norms, 20 draws each, against NumPy's linear solver."""
     from matplotlib.figure import Figure

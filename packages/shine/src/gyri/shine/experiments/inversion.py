@@ -37,6 +37,7 @@ def measure(opa_every: int | None, X: jax.Array, y: jax.Array, key: jax.Array) -
     fun = lambda w: penalized("logistic", w, jnp.zeros(()), ((X, y),))  # a ridge of 1
     solver = LBFGS(memory=60, tol=1e-6, init_scale=1.0, opa_every=opa_every)
     solution = minimize(fun, x0, solver=solver, outer_grad=None if opa_every is None else lambda w: v)
+    G: Any
     G, H = solution.inverse, jax.hessian(fun)(solution.value)
     quality = lambda d: inverse_quality(G.matvec(d), jnp.linalg.solve(H, d))
     newest = G.S[(G.head - 1) % G.S.shape[0]]
@@ -53,7 +54,9 @@ def qualities(setting: tuple[str, int, int]) -> dict[str, np.ndarray]:
         return {direction: np.stack([run[direction] for run in runs], 1) for direction in runs[0]}
 
 
-@experiment(paper="shine", figure="Figure 2, right", title="Outer-problem awareness makes the inverse right where needed")
+@experiment(
+    paper="shine", figure="Figure 2, right", title="Outer-problem awareness makes the inverse right where needed"
+)
 def inversion(scale: str, key: int, sweep: Any) -> Result:
     """Logistic regression with a ridge of 1 on a fifth of the breast-cancer data, 100 starts."""
     from matplotlib.figure import Figure

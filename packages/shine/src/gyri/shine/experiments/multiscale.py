@@ -1,5 +1,6 @@
 """Figure 3: multiscale models by backward mode. CIFAR-10 where torchvision has it, small images of digits otherwise."""
 
+import importlib
 import time
 from importlib.util import find_spec
 from typing import Any
@@ -29,7 +30,7 @@ def load_cifar(root: str = "data") -> tuple[np.ndarray, ...] | None:
     """CIFAR-10: images (n, 32, 32, 3) of training and test, labels; None if it is not in `root` or no torchvision."""
     if find_spec("torchvision") is None:
         return None
-    from torchvision.datasets import CIFAR10
+    CIFAR10 = importlib.import_module("torchvision.datasets").CIFAR10
 
     try:
         parts = [CIFAR10(root, train=train, download=False) for train in (True, False)]
@@ -57,13 +58,13 @@ def make_optimizer(config: MDEQConfig, n_samples: int) -> Any:
 
 def unrolled(config: MDEQConfig) -> Any:
     """The loss of pretraining."""
-    return lambda model, x, y, key: (
-        optax.softmax_cross_entropy_with_integer_labels(model(x, unroll=config.n_layers), y).mean()
-    )
+    return lambda model, x, y, key: optax.softmax_cross_entropy_with_integer_labels(
+        model(x, unroll=config.n_layers), y
+    ).mean()
 
 
 def train(setting: tuple[MDEQConfig, str, int, Any]) -> tuple[float, float]:
-    """Test accuracy and milliseconds of a backward pass, for (configuration, mode, seed, data or a number of digits)."""
+    """Test accuracy and milliseconds of a backward pass: (configuration, mode, seed, data or number of digits)."""
     config, mode, seed, data = setting
     if isinstance(data, int):
         X, X_test, y, y_test = digits(seed)

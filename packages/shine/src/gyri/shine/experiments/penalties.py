@@ -62,7 +62,8 @@ NLS: dict[str, dict[str, Any]] = {
 def load(name: str, loss: str, seed: int) -> tuple[Any, Any, Any, Any]:
     """Problem, start and data of one split, in float64."""
     loader, share = LOADERS[name]
-    parts = train_val_test_split(*loader(), train=share, seed=seed)
+    X, y = loader()
+    parts = train_val_test_split(X, y, train=share, seed=seed)
     on_device = lambda X: SparseRows.of(X, np.float64) if hasattr(X, "tocsr") else jnp.asarray(X, float)
     data = tuple((on_device(X), jnp.asarray(y)) for X, y in parts[:2])
     p = data[0][0].shape[1]
@@ -74,7 +75,7 @@ def runs(setting: tuple[str, str, int, tuple[str, ...]]) -> tuple[float, dict[st
     """For (data, loss, seed, methods): the least validation loss, and each result with its loss, solved exactly."""
     name, loss, seed, names = setting
     with jax.enable_x64(True):
-        problem = load(name, loss, seed)
+        problem: Any = load(name, loss, seed)
         methods, options = (METHODS, {}) if loss == "logistic" else (NLS, {"max_iter": NLS_ITER, "tol_decay": 0.8})
         found = {}
         for method in names:
@@ -83,21 +84,28 @@ def runs(setting: tuple[str, str, int, tuple[str, ...]]) -> tuple[float, dict[st
             else:
                 grid = np.linspace(-12, 12, 10)
                 rng = np.random.default_rng(seed)
-                result = run_search(*problem, grid if method == "grid" else rng.uniform(-12, 12, 10))
+                result = _search(problem, grid if method == "grid" else rng.uniform(-12, 12, 10))
             found[method] = result
         least = _optimum(problem, found)
-        exact = lambda result: run_search(*problem, np.asarray(result.lam)[None]).outer_value
+        exact = lambda result: _search(problem, np.asarray(result.lam)[None]).outer_value
         return least, {method: (jax.device_get(result), exact(result)) for method, result in found.items()}
 
 
-def _optimum(problem: tuple, found: dict[str, HoagResult]) -> float:
+def _search(problem: tuple, values: np.ndarray) -> HoagResult:
+    statement, x0, lam0, data = problem
+    return run_search(statement, x0, lam0, data, values)
+
+
+def _optimum(problem: Any, found: dict[str, HoagResult]) -> float:
     """Least validation loss on a fine grid around the best penalties, and on a coarse one."""
     best = sorted(float(result.lam) for result in found.values())
     around = np.linspace(max(-12, best[0] - 0.5), min(12, best[-1] + 0.5), 61)
-    return run_search(*problem, np.concatenate([np.linspace(12, -12, 25), around])).outer_value
+    return _search(problem, np.concatenate([np.linspace(12, -12, 25), around])).outer_value
 
 
-@experiment(paper="shine", figure="Figures 1 and 2, left", title="Penalties from shared inverses: no product with a Hessian")
+@experiment(
+    paper="shine", figure="Figures 1 and 2, left", title="Penalties from shared inverses: no product with a Hessian"
+)
 def search(scale: str, key: int, sweep: Any) -> Result:
     """Logistic regression, penalties from 1 on, weights from N(0, 1), five splits (ten at the paper's scale)."""
     names, data, n_seeds = _data(scale)
@@ -144,8 +152,8 @@ def _claims(name: str, some: list) -> list[Claim]:
         published = REFERENCE_EVALS[name]
         what = f"{name}: inner gradients of SHINE in {MAX_ITER} iterations"
         claims.append(Claim.at_most(what, published, evals["SHINE"], published / 3))
-        for method in ("SHINE, 30 pairs", "SHINE, OPA"):
-            claims.append(Claim.info(f"{name}: inner gradients of {method}", None, evals[method]))
+        others = ("SHINE, 30 pairs", "SHINE, OPA")
+        claims += [Claim.info(f"{name}: inner gradients of {method}", None, evals[method]) for method in others]
     claims.append(Claim.at_most(f"{name}: products with the Hessian of SHINE", 0, products, 0))
     hoag = [found["HOAG"][0].history["hvps"][-1] for _, found in some]
     claims.append(Claim.info(f"{name}: products with the Hessian of HOAG", None, hoag))
@@ -162,7 +170,9 @@ def _figure(name: str, found: dict[str, tuple[HoagResult, float]]) -> Any:
     return figure
 
 
-@experiment(paper="shine", figure="Appendix, non-linear least squares", title="The same on a problem that is not convex")
+@experiment(
+    paper="shine", figure="Appendix, non-linear least squares", title="The same on a problem that is not convex"
+)
 def nls(scale: str, key: int, sweep: Any) -> Result:
     """Squared error of a sigmoid on targets of -1 and 1, 50 iterations, five splits."""
     real, data, n_seeds = _data(scale)

@@ -49,7 +49,14 @@ def digits(seed: int) -> tuple[np.ndarray, ...]:
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
 def run_epoch(
-    graph: Any, optimizer: Any, loss: Callable, batch_size: int, state: tuple, key: jax.Array, X: jax.Array, y: jax.Array
+    graph: Any,
+    optimizer: Any,
+    loss: Callable,
+    batch_size: int,
+    state: tuple,
+    key: jax.Array,
+    X: jax.Array,
+    y: jax.Array,
 ) -> tuple[tuple, jax.Array]:
     """One pass over shuffled data; ``loss(model, x, y, key)``. The state is (parameters, others, of the optimiser)."""
     n = len(y) // batch_size
@@ -63,7 +70,8 @@ def run_epoch(
             # A copy: flax lets only variables of this very trace be written to (the running means of batch norms).
             model = nnx.merge(graph, params, jax.tree.map(lambda x: x, others))
             result = loss(model, X[at], y[at], key)
-            return result, nnx.split(model, nnx.Param, ...)[2]
+            split: Any = nnx.split(model, nnx.Param, ...)
+            return result, split[2]
 
         (result, others), gradient = jax.value_and_grad(value, has_aux=True)(params)
         updates, memory = optimizer.update(gradient, memory, params)
@@ -74,9 +82,10 @@ def run_epoch(
 
 def fit(
     model: nnx.Module, loss: Callable, optimizer: Any, X: Any, y: Any, *, epochs: int, batch_size: int, seed: int
-) -> tuple[nnx.Module, np.ndarray]:
+) -> tuple[Any, np.ndarray]:
     """Train a module; the trained one and the losses, one a step."""
-    graph, params, others = nnx.split(model, nnx.Param, ...)
+    split: Any = nnx.split(model, nnx.Param, ...)
+    graph, params, others = split
     state, losses = (params, others, optimizer.init(params)), []
     X, y = jnp.asarray(X), jnp.asarray(y)
     for key in jax.random.split(jax.random.key(seed), epochs):
