@@ -224,4 +224,4 @@ def test_bad_problems_are_refused():
     with pytest.raises(ValueError, match="n: expected an integer >= 1"):
         grid_search(inner, outer, jnp.zeros(8), n=0)
     with pytest.raises(ValueError, match="key: expected an integer seed"):
-        random_search(inner, outer, jnp.zeros(8), key=None)
+        random_search(inner, outer, jnp.zeros(8), key=-1)

@@ -429,7 +429,7 @@ def _paper_step(
     return point._replace(lam=lam, moved=moved), point, lip, rejected
 
 
-def _tolerance(name: str, decay: float, first: float, k: int, eps: float) -> float:
+def _tolerance(name: str, decay: float, first: float, k: int, eps: float | int) -> float:
     """Relative tolerance of iteration k, given that of the one before."""
     if k == 0:
         return EXACT_TOL if name == "exact" else first

@@ -4,6 +4,7 @@ import os
 from functools import lru_cache, partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -184,7 +185,8 @@ class BilevelLogisticRegression(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """Labels, shape (n,); raises as `decision_function`."""
-        return self.classes_[(self.decision_function(X) > 0).astype(int)]
+        positive = self.decision_function(X) > 0
+        return self.classes_[positive.astype(int)]
 
     # --- keep ---------------------------------------------------------------------------------------------------------
 
@@ -226,7 +228,7 @@ def _check_samples(X: Any, name: str) -> Any:
         if X.shape[0] == 0 or X.shape[1] == 0:
             raise ValueError(f"{name}: expected at least one sample and feature, got shape {X.shape}")
         values = X.tocsr().data
-        dtype = jnp.zeros(0, values.dtype if values.dtype.kind == "f" else float).dtype
+        dtype = jax.dtypes.canonicalize_dtype(values.dtype if values.dtype.kind == "f" else float)
         if values.size and not np.isfinite(values.astype(dtype)).all():
             raise ValueError(f"{name}: expected finite {dtype} values")
         return SparseRows.of(X, dtype)
