@@ -35,7 +35,12 @@ def gradient(backward, solver):
 
     def loss(shift):
         solution = fixed_point(
-            layer, jnp.zeros_like(shift), shift, solver=solver, backward=backward, batch_ndim=1,
+            layer,
+            jnp.zeros_like(shift),
+            shift,
+            solver=solver,
+            backward=backward,
+            batch_ndim=1,
             outer_grad=lambda z, shift: z - target,
         )
         return 0.5 * jnp.sum((solution.value - target) ** 2)

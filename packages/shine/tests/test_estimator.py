@@ -62,7 +62,9 @@ def test_sparse_matrices_give_what_dense_ones_give(fitted):
         model = BilevelLogisticRegression(max_iter=3, loss=loss)
         dense = model.fit(X, y, X_val, VALID[1]).decision_function(X_val)
         csr = scipy.sparse.csr_array(X), scipy.sparse.csr_matrix(X_val)
-        np.testing.assert_allclose(model.fit(csr[0], y, csr[1], VALID[1]).decision_function(csr[1]), dense, atol=2e-2)
+        np.testing.assert_allclose(
+            model.fit(csr[0], y, csr[1], VALID[1]).decision_function(csr[1]), dense, atol=2e-2, rtol=1e-2
+        )
         assert ((dense > 0) == (VALID[1] > 0)).mean() > 0.85
 
 

@@ -100,7 +100,9 @@ def test_training_steps_of_the_paper_have_the_right_shapes(name):
 
     def step(params, others, x, y):
         def loss(params):
-            return training.cross_entropy(nnx.merge(graph, params, jax.tree.map(lambda a: a, others)), x, y, None)
+            return training.cross_entropy(
+                nnx.merge(graph, params, jax.tree.map(lambda a: a, others)), x, y, jax.random.key(0)
+            )
 
         gradient = jax.grad(loss)(params)
         return optimizer.update(gradient, optimizer.init(params), params)[0]

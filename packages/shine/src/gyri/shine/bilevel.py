@@ -327,9 +327,8 @@ def run_hoag(
 
     point = Point(np.asarray(lam), x, empty_pairs(solver.memory, x, solver.init_scale), np.inf, np.inf)
     solve(0, point, 1e30)  # compiles, and stops where it starts: the clock runs from here
+    solve.size, value = (float(a) for a in _look(problem, x, jnp.asarray(lam), data))
     record = Record(problem)
-    size, value = (float(a) for a in _look(problem, x, jnp.asarray(lam), data))
-    solve.size = size
     eps = schedule(0, float(tol_init))
     record.add(point.lam, value, eps, None, 1, 0)
     old, best, lip = None, None, 1.0
@@ -566,8 +565,8 @@ def run_search(problem: Problem, x: Array, lam: Array, data: Any, values: np.nda
     solve = InnerSolve(problem, Options(JacobianFree(), solver, gradient=False), x, np.asarray(lam), data)
     start = Point(np.asarray(lam), x, empty_pairs(solver.memory, x), np.inf, 0.0)
     solve(0, start, 1e30)
-    record, best = Record(problem), start
     solve.size, value = (float(a) for a in _look(problem, x, lam, data))
+    record, best = Record(problem), start
     record.add(start.lam, value, SEARCH_TOL, None, 1, 0)
     point = start
     for value in values:
