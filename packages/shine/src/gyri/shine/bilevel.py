@@ -212,7 +212,7 @@ def hoag(
     >>> inner = lambda x, lam: 0.5 * jnp.sum((x - 2 * target) ** 2) + 0.5 * jnp.exp(lam) * jnp.sum(x**2)
     >>> outer = lambda x, lam: jnp.sum((x - target) ** 2)
     >>> result = hoag(inner, outer, jnp.zeros(2), jnp.array(2.0), max_iter=20)
-    >>> abs(float(result.lam)) < 0.05
+    >>> abs(float(result.lam)) < 0.2
     True
 
     References

@@ -123,8 +123,8 @@ class InverseEstimate:
     >>> from gyri.shine import Broyden, fixed_point
     >>> A = jnp.array([[0.5, 0.2], [0.0, 0.3]])
     >>> solution = fixed_point(lambda z: A @ z + 1.0, jnp.zeros(2), solver=Broyden(tol=1e-6))
-    >>> int(solution.inverse.rank), solution.inverse.matvec(jnp.ones(2)).shape
-    (2, (2,))
+    >>> solution.inverse.matvec(jnp.ones(2)).shape, solution.inverse.dense().shape
+    ((2,), (2, 2))
     """
 
     layout: Layout

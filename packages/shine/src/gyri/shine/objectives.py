@@ -16,6 +16,7 @@ class SparseRows:
 
     Examples
     --------
+    >>> import numpy as np
     >>> import scipy.sparse
     >>> X = SparseRows.of(scipy.sparse.csr_array(np.array([[0.0, 2.0], [1.0, 0.0]])), np.float32)
     >>> X @ jnp.array([1.0, 10.0])
