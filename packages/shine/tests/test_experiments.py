@@ -114,3 +114,19 @@ def test_training_steps_of_the_paper_have_the_right_shapes(name):
 def test_without_torchvision_there_is_no_cifar(monkeypatch):
     monkeypatch.setattr(multiscale, "find_spec", lambda name: None)
     assert multiscale.load_cifar() is None
+
+
+def test_augmented_images_are_shifted_and_mirrored():
+    images = jnp.asarray(np.random.default_rng(0).random((40, 6, 5, 2)), jnp.float32)
+    moved = np.asarray(multiscale.augment(jax.random.key(0), images, margin=1))
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    kinds = []
+    for image, source in zip(moved, padded, strict=True):
+        candidates = [
+            source[i : i + 6, j : j + 5][:, :: 1 - 2 * flip] for i in range(3) for j in range(3) for flip in (0, 1)
+        ]
+        kinds.append([k for k, candidate in enumerate(candidates) if np.array_equal(candidate, image)][0])
+    assert len(set(kinds)) > 9  # of 18
+    tiny, large = MDEQConfig.cifar_tiny(), MDEQConfig.cifar_large()
+    assert multiscale.with_augmentation(tiny, training.cross_entropy) is training.cross_entropy
+    assert multiscale.with_augmentation(large, training.cross_entropy) is not training.cross_entropy
