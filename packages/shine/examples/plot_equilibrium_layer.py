@@ -16,8 +16,16 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from gyri.shine import AdjointBroyden, Broyden, Full, JacobianFree, Shine, fixed_point, inverse_quality
-from gyri.shine import plot_inverse_quality
+from gyri.shine import (
+    AdjointBroyden,
+    Broyden,
+    Full,
+    JacobianFree,
+    Shine,
+    fixed_point,
+    inverse_quality,
+    plot_inverse_quality,
+)
 
 rng = np.random.default_rng(0)
 W = rng.standard_normal((40, 40))

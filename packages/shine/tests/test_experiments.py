@@ -56,7 +56,7 @@ def test_penalties_of_a_split():
 
 def penalties_of(found):
     """All methods, in the place of each the result of SHINE."""
-    return {name: found["SHINE"] for name in (*penalties.METHODS, "grid", "random")}
+    return dict.fromkeys((*penalties.METHODS, "grid", "random"), found["SHINE"])
 
 
 def test_without_network_stand_ins_are_named(monkeypatch):
@@ -125,7 +125,7 @@ def test_augmented_images_are_shifted_and_mirrored():
         candidates = [
             source[i : i + 6, j : j + 5][:, :: 1 - 2 * flip] for i in range(3) for j in range(3) for flip in (0, 1)
         ]
-        kinds.append([k for k, candidate in enumerate(candidates) if np.array_equal(candidate, image)][0])
+        kinds.append(next(k for k, candidate in enumerate(candidates) if np.array_equal(candidate, image)))
     assert len(set(kinds)) > 9  # of 18
     tiny, large = MDEQConfig.cifar_tiny(), MDEQConfig.cifar_large()
     assert multiscale.with_augmentation(tiny, training.cross_entropy) is training.cross_entropy

@@ -63,6 +63,24 @@ def unrolled(config: MDEQConfig) -> Any:
     ).mean()
 
 
+def augment(key: jax.Array, images: jax.Array, margin: int = 4) -> jax.Array:
+    """Shift each image by up to `margin` pixels, zeros moving in, and mirror every other one."""
+    n, height, width, channels = images.shape
+    key_shift, key_flip = jax.random.split(key)
+    padded = jnp.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+    shifts = jax.random.randint(key_shift, (n, 2), 0, 2 * margin + 1)
+    cut = lambda image, shift: jax.lax.dynamic_slice(image, (*shift, 0), (height, width, channels))
+    moved = jax.vmap(cut)(padded, shifts)
+    return jnp.where(jax.random.bernoulli(key_flip, shape=(n, 1, 1, 1)), moved[:, :, ::-1], moved)
+
+
+def with_augmentation(config: MDEQConfig, loss: Any) -> Any:
+    """A loss on augmented images, if the recipe says so."""
+    if not config.augment:
+        return loss
+    return lambda model, x, y, key: loss(model, augment(key, x), y, key)
+
+
 def train(setting: tuple[MDEQConfig, str, int, Any]) -> tuple[float, float]:
     """Test accuracy and milliseconds of a backward pass: (configuration, mode, seed, data or number of digits)."""
     config, mode, seed, data = setting
