@@ -22,7 +22,7 @@ import numpy as np
 
 from gyri.reproduce import bench
 from gyri.shine import Broyden, Full, JacobianFree, Shine, fixed_point
-from gyri.shine.bilevel import MEMORY, Point, _safe_step, run_hoag, run_search
+from gyri.shine.bilevel import MEMORY, Point, run_hoag, run_search, safe_step
 from gyri.shine.datasets import load_topics, train_val_test_split
 from gyri.shine.estimator import problem_of
 from gyri.shine.lbfgs import empty_pairs
@@ -244,7 +244,7 @@ def jaxopt_descent(problem: Any, x0: Any, lam0: Any, data: Any) -> dict[str, np.
         rows.append((point.outer, time.perf_counter() - start))
         if old is None:
             lip = float(np.linalg.norm(gradient))
-        point, old, lip, _ = _safe_step(point, old, gradient, lip, 1e-4, (-12.0, 12.0), True)
+        point, old, lip, _ = safe_step(point, old, gradient, lip, 1e-4, (-12.0, 12.0), True)
     return dict(zip(("outer", "time"), np.array(rows).T, strict=True))
 
 

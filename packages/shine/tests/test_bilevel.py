@@ -12,7 +12,7 @@ import pytest
 import gyri.shine.bilevel as bilevel
 from gyri.numerics.testing import check_no_recompilation
 from gyri.shine import LBFGS, Full, HoagResult, JacobianFree, Shine, grid_search, hoag, random_search
-from gyri.shine.bilevel import _cg_limit, _safe_step, _tolerance
+from gyri.shine.bilevel import _cg_limit, _tolerance, safe_step
 
 from .conftest import relative
 
@@ -116,11 +116,11 @@ def test_a_step_that_makes_it_worse_is_taken_back():
     old = bilevel.Point(np.zeros(1), jnp.zeros(1), pairs, 10.0, 1.0)
     worse = old._replace(lam=np.ones(1), outer=12.5)
     gradient, box = np.ones(1), (-12.0, 12.0)
-    back, kept, lip, rejected = _safe_step(worse, old, gradient, 1.0, 1e-3, box, True)
+    back, kept, lip, rejected = safe_step(worse, old, gradient, 1.0, 1e-3, box, True)
     assert rejected and lip == 2.0 and back.lam == 0.0 and kept is old
-    assert _safe_step(worse._replace(outer=np.nan), old, gradient, 1.0, 1e-3, box, False)[3]
+    assert safe_step(worse._replace(outer=np.nan), old, gradient, 1.0, 1e-3, box, False)[3]
     for outer, factor in ((8.0, 0.8), (11.0, 1.5), (9.9, 1.0)):
-        point, _, lip, rejected = _safe_step(worse._replace(outer=outer), old, gradient, 1.0, 1e-3, box, True)
+        point, _, lip, rejected = safe_step(worse._replace(outer=outer), old, gradient, 1.0, 1e-3, box, True)
         assert (lip, rejected) == (factor, False)
         np.testing.assert_allclose(point.lam, 1 - 1 / factor)
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import broyden1
 
 from gyri.shine import AdjointBroyden, Anderson, Broyden, Picard, Shine, fixed_point
-from gyri.shine.solvers import _compress, clamp_tolerance
+from gyri.shine.solvers import clamp_tolerance, compress
 
 from .conftest import find_fixed_point, find_root, jacobian, layer, problem, relative
 
@@ -169,7 +169,7 @@ def test_line_search_finds_roots_that_full_steps_miss(x64):
 def test_compression_is_the_best_of_its_rank(x64):
     rng = np.random.default_rng(0)
     U, V = (jnp.asarray(rng.standard_normal((2, 5, 9))) for _ in range(2))
-    u, v = _compress(U, V, 3)
+    u, v = compress(U, V, 3)
     for i in range(2):
         left, values, right = np.linalg.svd(np.asarray(U[i].T @ V[i]))
         np.testing.assert_allclose(u[i].T @ v[i], (left[:, :3] * values[:3]) @ right[:3], atol=1e-12)

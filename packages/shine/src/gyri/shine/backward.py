@@ -205,7 +205,7 @@ def solve_transposed(
         return _solve_exactly(mode, estimate, v, pull)
     scale, n_rows = jnp.full_like(estimate.scale, identity), jnp.zeros_like(estimate.n_rows)
     if isinstance(mode, Shine):
-        w = -estimate._apply(v, True)
+        w = -estimate.apply_flat(v, True)
         if mode.fallback is not None:
             fall = ~(norm(w) <= mode.fallback * norm(v))  # also where w is not finite
             w = jnp.where(fall[:, None], -identity * v, w)
@@ -269,7 +269,7 @@ def solve_symmetric(mode: Mode, estimate: Any, v: Float[Array, " d"], hvp: Calla
         return cg(hvp, -v, tol=clamp_tolerance(float(mode.tol), v.dtype), maxiter=mode.max_steps)[0]
     w = -v
     if isinstance(mode, Shine):
-        w = -estimate._apply(v, True)
+        w = -estimate.apply_flat(v, True)
         if mode.fallback is not None:
             fall = ~(norm(w) <= mode.fallback * norm(v))  # also where w is not finite
             w = jnp.where(fall, -v, w)

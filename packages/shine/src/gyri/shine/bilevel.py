@@ -18,7 +18,7 @@ from gyri.numerics.loops import progress_bar
 from gyri.numerics.validation import as_key, check_option, check_positive_int, check_scalar
 
 from .backward import Full, JacobianFree, Mode, Shine, as_mode
-from .implicit import _check_start, hoist
+from .implicit import check_start, hoist
 from .inverse import Layout, norm, two_loop
 from .lbfgs import LBFGS, Pairs, empty_pairs, run
 
@@ -229,7 +229,7 @@ def hoag(
 
 def _problem_of(inner: Callable, outer: Callable, x0: PyTree, lam0: PyTree) -> tuple[Problem, Array, Array, tuple]:
     """Flat start, and objectives that close over nothing."""
-    x0, lam0 = _check_start(x0, "x0", 0), _check_start(lam0, "lam0", 0)
+    x0, lam0 = check_start(x0, "x0", 0), check_start(lam0, "lam0", 0)
     pure, consts = [], []
     for fun, name in ((inner, "inner"), (outer, "outer")):
         closed, given, out = hoist(fun, x0, (lam0,))
@@ -348,7 +348,7 @@ def run_hoag(
                     lip = length / np.sqrt(hypergrad.size) if length > 1e-3 else 1.0
                 if finite and (best is None or point.outer < best.outer):
                     best = point
-                move = _safe_step if step == "safe" else _paper_step
+                move = safe_step if step == "safe" else _paper_step
                 point, old, lip, rejected = move(point, old, hypergrad, lip, eps, box, finite)
                 eps = eps / 2 if rejected else schedule(k + 1, eps)
                 bar.update(1)
@@ -395,7 +395,7 @@ class InnerSolve:
         return solved, np.asarray(hypergrad), int(evals), int(hvps)
 
 
-def _safe_step(
+def safe_step(
     point: Point, old: Point | None, hypergrad: np.ndarray, lip: float, eps: float, box: tuple, finite: bool
 ) -> tuple[Point, Point, float, bool]:
     """One step from an accepted point; back to the last one, with half the step, from one that is a fifth worse."""
@@ -546,7 +546,7 @@ def random_search(
 
 
 def _search(inner: Callable, outer: Callable, x0: PyTree, values: np.ndarray) -> HoagResult:
-    dtype = jax.tree.leaves(_check_start(x0, "x0", 0))[0].dtype
+    dtype = jax.tree.leaves(check_start(x0, "x0", 0))[0].dtype
     return run_search(*_problem_of(inner, outer, x0, jnp.zeros((), dtype)), values)
 
 

@@ -200,7 +200,7 @@ def minimize(
     solver, mode = LBFGS() if solver is None else solver, as_mode(backward)
     if not isinstance(solver, LBFGS):
         raise ValueError(f"solver: expected an LBFGS, got {solver!r}")
-    x0 = _check_start(x0, "x0", 0)
+    x0 = check_start(x0, "x0", 0)
     layout = Layout.of(x0)
     fun, consts, out = hoist(fun, x0, args)
     leaves = jax.tree.leaves(out)
@@ -254,7 +254,7 @@ def _solve_equation(
     mode = as_mode(backward)
     if not isinstance(solver, SOLVERS):
         raise ValueError(f"solver: expected a {', '.join(s.__name__ for s in SOLVERS)}, got {solver!r}")
-    z0 = _check_start(z0, "z0", check_positive_int(batch_ndim, "batch_ndim", minimum=0))
+    z0 = check_start(z0, "z0", check_positive_int(batch_ndim, "batch_ndim", minimum=0))
     batch = jax.tree.leaves(z0)[0].shape[:batch_ndim]
     layout = Layout.of(z0, batch_ndim)
     fun, consts, out = hoist(function, z0, args)
@@ -354,7 +354,7 @@ def _hoist_outer(outer_grad: Callable | None, opa_every: int | None, z: PyTree, 
     return outer, consts
 
 
-def _check_start(z0: PyTree, name: str, batch_ndim: int) -> PyTree:
+def check_start(z0: PyTree, name: str, batch_ndim: int) -> PyTree:
     """The start as JAX arrays of float32 or float64, without values that are not finite."""
     leaves = jax.tree.leaves(z0)
     if not leaves:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 # Accelerators round the factors of a product to fewer bits unless told not to: an inverse is no place for that.
-_einsum = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+einsum = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
 def dot(a: Float[Array, "*b d"], b: Float[Array, "*b d"]) -> Float[Array, "*b"]:
@@ -51,10 +51,10 @@ def products(
     """
     if U.shape[-2] == 0:
         return jnp.zeros_like(x)
-    coefficients = _einsum("...md,...d->...m", V, x)
+    coefficients = einsum("...md,...d->...m", V, x)
     if n_rows is not None:
         coefficients = jnp.where(jnp.arange(U.shape[-2]) < n_rows[..., None], coefficients, 0)
-    return _einsum("...md,...m->...d", U, coefficients)
+    return einsum("...md,...m->...d", U, coefficients)
 
 
 @dataclass(frozen=True)
@@ -134,21 +134,22 @@ class InverseEstimate:
         """Rank-one terms, or pairs, of each element."""
         raise NotImplementedError
 
-    def _apply(self, x: Array, transpose: bool) -> Array:
+    def apply_flat(self, x: Array, transpose: bool) -> Array:
+        """Product of the estimate, or of its transpose, with arrays (*batch, d)."""
         raise NotImplementedError
 
     def matvec(self, v: PyTree) -> PyTree:
         """Product of the estimate with `v`, a pytree like the solution."""
-        return self.layout.unflatten(self._apply(self.layout.flatten(v), False))
+        return self.layout.unflatten(self.apply_flat(self.layout.flatten(v), False))
 
     def rmatvec(self, v: PyTree) -> PyTree:
         """Product of the transposed estimate with `v`, a pytree like the solution."""
-        return self.layout.unflatten(self._apply(self.layout.flatten(v), True))
+        return self.layout.unflatten(self.apply_flat(self.layout.flatten(v), True))
 
     def dense(self) -> Float[Array, "*batch d d"]:
         """Matrices, for small problems."""
         identity = jnp.eye(self.layout.size, dtype=self._dtype)
-        return jax.vmap(lambda column: self._apply(self._broadcast(column), False), out_axes=-1)(identity)
+        return jax.vmap(lambda column: self.apply_flat(self._broadcast(column), False), out_axes=-1)(identity)
 
     def _broadcast(self, column: Array) -> Array:
         raise NotImplementedError
@@ -185,7 +186,8 @@ class LowRank(InverseEstimate):
         filled = (self.V != 0).any(-1) & (jnp.arange(self.V.shape[-2]) < self.n_rows[..., None])
         return filled.sum(-1)
 
-    def _apply(self, x: Array, transpose: bool) -> Array:
+    def apply_flat(self, x: Array, transpose: bool) -> Array:
+        """Product of the estimate, or of its transpose, with arrays (*batch, d)."""
         U, V = (self.V, self.U) if transpose else (self.U, self.V)
         return self.scale[..., None] * x + products(U, V, x, self.n_rows)
 
@@ -222,7 +224,8 @@ class LimitedMemory(InverseEstimate):
         """Pairs."""
         return self.count
 
-    def _apply(self, x: Array, transpose: bool) -> Array:
+    def apply_flat(self, x: Array, transpose: bool) -> Array:
+        """Product of the estimate, or of its transpose, with arrays (*batch, d)."""
         apply = symmetric_two_loop  # the estimate is symmetric
         for _ in range(self.gamma.ndim):
             apply = jax.vmap(apply)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from gyri.numerics.validation import check_option, check_positive_int, check_scalar
 
-from .inverse import _einsum, dot, norm, products
+from .inverse import dot, einsum, norm, products
 
 STOPS = ("rel", "abs")
 DIVERGED = 1e6  # times the first residual
@@ -252,7 +252,7 @@ class Broyden:
         if keep == 0:
             U, V = jnp.zeros_like(memory.U), jnp.zeros_like(memory.V)
         elif self.overflow == "svd":
-            U, V = _compress(memory.U, memory.V, keep)
+            U, V = compress(memory.U, memory.V, keep)
         else:
             keep = 1
             u, vt = self.first_term(memory.pair, scale)
@@ -289,15 +289,15 @@ def _usable(den: Array, a: Array, b: Array) -> Array:
     return (jnp.abs(den) > least * norm(a) * norm(b)) & jnp.isfinite(den)
 
 
-def _compress(U: Array, V: Array, keep: int) -> tuple[Array, Array]:
+def compress(U: Array, V: Array, keep: int) -> tuple[Array, Array]:
     """The best sum of `keep` terms, in spectral norm, for a sum of more."""
     qu, ru = jnp.linalg.qr(U.swapaxes(1, 2))
     qv, rv = jnp.linalg.qr(V.swapaxes(1, 2))
-    left, values, right = jnp.linalg.svd(_einsum("bij,bkj->bik", ru, rv), full_matrices=False)
+    left, values, right = jnp.linalg.svd(einsum("bij,bkj->bik", ru, rv), full_matrices=False)
     keep = min(keep, values.shape[-1])
-    terms = _einsum("bdi,bik->bkd", qu, left[..., :keep] * values[:, None, :keep])
+    terms = einsum("bdi,bik->bkd", qu, left[..., :keep] * values[:, None, :keep])
     fill = lambda rows, old: jnp.zeros_like(old).at[:, :keep].set(rows)
-    return fill(terms, U), fill(_einsum("bdi,bki->bkd", qv, right[:, :keep]), V)
+    return fill(terms, U), fill(einsum("bdi,bki->bkd", qv, right[:, :keep]), V)
 
 
 @dataclass(frozen=True)
@@ -471,11 +471,11 @@ class Anderson:
             rows, jnp.where(at.update[:, None], new, jax.lax.dynamic_index_in_dim(rows, slot, 1, False)), slot, 1
         )
         d_iterates, d_residuals = write(d_iterates, at.step), write(d_residuals, dr)
-        row = _einsum("bmd,bd->bm", d_residuals, jax.lax.dynamic_index_in_dim(d_residuals, slot, 1, False))
+        row = einsum("bmd,bd->bm", d_residuals, jax.lax.dynamic_index_in_dim(d_residuals, slot, 1, False))
         gram = jax.lax.dynamic_update_index_in_dim(gram, row, slot, 1)
         gram = jax.lax.dynamic_update_index_in_dim(gram, row, slot, 2)
-        weights = self._solve(gram, _einsum("bmd,bd->bm", d_residuals, at.g)[..., None])[..., 0]
-        mixed = _einsum("bmd,bm->bd", d_iterates, weights) + self.beta * _einsum("bmd,bm->bd", d_residuals, weights)
+        weights = self._solve(gram, einsum("bmd,bd->bm", d_residuals, at.g)[..., None])[..., 0]
+        mixed = einsum("bmd,bm->bd", d_iterates, weights) + self.beta * einsum("bmd,bm->bd", d_residuals, weights)
         memory = Window(d_iterates, d_residuals, gram, jnp.where(at.i > 0, (slot + 1) % d_iterates.shape[1], slot))
         return memory, self.beta * at.g - mixed
 
@@ -495,7 +495,7 @@ class Anderson:
     def estimate(self, memory: Window, mark: tuple[Array, Array]) -> tuple[Array, Array, Array]:
         """U, V and the number of rows of each element."""
         d_iterates, d_residuals = mark
-        U = self._solve(_einsum("bmd,bnd->bmn", d_residuals, d_residuals), d_iterates + self.beta * d_residuals)
+        U = self._solve(einsum("bmd,bnd->bmn", d_residuals, d_residuals), d_iterates + self.beta * d_residuals)
         return U, d_residuals, jnp.full(d_residuals.shape[:1], d_residuals.shape[1])
 
 

@@ -121,6 +121,7 @@ def backward_time(model: MDEQ, images: Any, n: int = 20) -> float:
 def multiscale(scale: str, key: int, sweep: Any) -> Result:
     """MDEQ by backward mode. At the paper's scale CIFAR-10 (LARGE, five seeds), where there is a GPU and the data."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     data: Any = load_cifar() if scale == "paper" else None
     if data is not None and jax.default_backend() == "gpu":
@@ -144,6 +145,7 @@ def multiscale(scale: str, key: int, sweep: Any) -> Result:
     for mode in modes:
         axes.plot(found[mode][:, 1], found[mode][:, 0], "o", label=mode)
     axes.set(xscale="log", xlabel="backward pass (ms)", ylabel="test accuracy")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.legend()
     caption = "Test accuracy by the time of the backward pass of a batch of 32, one point a seed."
     return Result(claims, {"accuracy": figure}, where, {"accuracy": caption})
