@@ -67,7 +67,7 @@ class DEQ(nnx.Module):
         self.deterministic = False  # what .eval() and .train() set
 
     def __call__(
-        self, x: PyTree, z0: PyTree | None = None, *, return_info: bool = False, outer_grad: Callable | None = None
+        self, x: PyTree, z0: PyTree | None = None, return_info: bool = False, *, outer_grad: Callable | None = None
     ) -> Any:
         """Solve for a batch.
 
