@@ -271,6 +271,8 @@ def test_cg_starts_and_stops_where_it_is_told(x64):
     A, b = spd(6)
     matvec, solution = lambda v: A @ v, np.linalg.solve(A, b)
     assert cg(matvec, jnp.asarray(b), jnp.asarray(solution))[1].n_iter == 0
+    traced = jax.jit(lambda k: cg(matvec, jnp.asarray(b), maxiter=k, tol=0.0)[1].n_iter)
+    assert traced(1) == 1
     x, info = cg(matvec, jnp.asarray(b), maxiter=2, tol=0.0)
     assert info.n_iter == 2
     errors = [np.linalg.norm(A @ np.asarray(cg(matvec, jnp.asarray(b), maxiter=k)[0]) - b) for k in (0, 3)]

@@ -513,7 +513,9 @@ def _tree_axpy(alpha: ScalarLike, x: PyTree, y: PyTree) -> PyTree:
     return jax.tree.map(lambda x, y: (alpha * x + y).astype(y.dtype), x, y)
 
 
-def _cg_loop(matvec: Callable, b: PyTree, x0: PyTree, tol: ScalarLike, maxiter: int | None) -> tuple[PyTree, CGInfo]:
+def _cg_loop(
+    matvec: Callable, b: PyTree, x0: PyTree, tol: ScalarLike, maxiter: int | Int[Array, ""] | None
+) -> tuple[PyTree, CGInfo]:
     size = sum(leaf.size for leaf in jax.tree.leaves(b))
     maxiter = 10 * size if maxiter is None else maxiter
     b_norm = jnp.sqrt(_tree_dot(b, b))
@@ -547,7 +549,7 @@ def cg(
     x0: PyTree | None = None,
     *,
     tol: ScalarLike = 1e-6,
-    maxiter: int | None = None,
+    maxiter: int | Int[Array, ""] | None = None,
 ) -> tuple[PyTree, CGInfo]:
     """Solve a symmetric positive definite system by conjugate gradients.
 
@@ -601,7 +603,7 @@ def cg(
     return x, CGInfo(n_iter.astype(jnp.int32), residual)
 
 
-def _symmetric_solve(linear: Callable, rhs: PyTree, tol: ScalarLike, maxiter: int | None) -> PyTree:
+def _symmetric_solve(linear: Callable, rhs: PyTree, tol: ScalarLike, maxiter: int | Int[Array, ""] | None) -> PyTree:
     def solve(linear: Callable, rhs: PyTree) -> PyTree:
         return _cg_loop(linear, rhs, jax.tree.map(jnp.zeros_like, rhs), tol, maxiter)[0]
 
