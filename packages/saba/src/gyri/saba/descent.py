@@ -83,7 +83,7 @@ def _gradient_step(fun: Callable, z: PyTree, value: Array, gradient: PyTree, rat
     if size is not None:
         return axpy(-size, gradient, z), rate, 0, jnp.zeros((), bool)
     slope = -dot(gradient, gradient)
-    z, _, accepted = armijo_step(fun, z, negative(gradient), slope, step_size=2 * rate, c=ARMIJO)
+    z, _, accepted = armijo_step(fun, z, negative(gradient), slope, step_size=2 * rate, c=ARMIJO, value_old=value)
     return z, accepted.astype(rate.dtype), 0, jnp.zeros((), bool)
 
 
@@ -98,7 +98,7 @@ def _newton_step(
     blind = ~bad & (-slope <= 100 * jnp.finfo(rate.dtype).eps * jnp.abs(value))
 
     def search() -> tuple:
-        z_new, _, accepted = armijo_step(fun, z, direction, slope, step_size=1.0, c=ARMIJO)
+        z_new, _, accepted = armijo_step(fun, z, direction, slope, step_size=1.0, c=ARMIJO, value_old=value)
         return z_new, accepted.astype(rate.dtype)
 
     z, rate = jax.lax.cond(blind, lambda: (axpy(1, direction, z), jnp.ones_like(rate)), search)
