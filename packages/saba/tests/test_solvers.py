@@ -320,3 +320,16 @@ def test_types_follow_the_variables():
             solver = solvers.make(name, problem.inner_fun, problem.outer_fun, **options)
             state = run(solver, start(solver, problem), *data_of(problem), 3)
             assert {leaf.dtype for leaf in jax.tree.leaves((state.z, state.v, state.x))} == {np.dtype("float32")}, name
+
+
+def test_a_chunk_holds_the_tables_once():
+    problem = problems.quadratic(0, n=16_000, m=16_000, p=20, d=20)
+    solver = saba(problem.inner_fun, problem.outer_fun, batch_size=4)
+    state = start(solver, problem)
+    tables = sum(leaf.nbytes for leaf in jax.tree.leaves(state.extra))
+    go = jax.jit(lambda state, *data: run(solver, state, *data, 100), donate_argnums=0)
+    memory = go.lower(state, *data_of(problem)).compile().memory_analysis()
+    if memory is None:
+        pytest.skip("this backend does not tell")
+    assert memory.alias_size_in_bytes >= tables  # what comes out is where it was
+    assert memory.temp_size_in_bytes < 0.2 * tables
