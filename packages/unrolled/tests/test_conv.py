@@ -211,8 +211,6 @@ def test_images_and_colours():
     assert model.components_.shape == (2, 3, 3, 3) and model.transform(image[None]).shape == (1, 2, 20, 22)
     grey = ConvDictionaryLearning(2, (3, 4), lam=0.1, learn_steps=True, **QUIET).fit(image[:, None])
     assert grey.transform(image[:, None]).shape == (3, 2, 20, 21)
-    same = ConvDictionaryLearning(2, (3, 3), lam=0.1, init=model.components_, **QUIET).fit(image)
-    assert same.transform(image).shape == (1, 2, 20, 22)
 
 
 def test_masked_samples_have_no_influence():
@@ -232,22 +230,17 @@ def test_masked_samples_have_no_influence():
 
 def test_the_window_tapers_atoms():
     X, _, _ = planted(1, 2, 300, 20)
-    for rank1 in (False, True):
-        model = ConvDictionaryLearning(2, 20, lam=0.5, window="tukey", rank1=rank1, **QUIET).fit(X[None])
-        assert np.abs(model.components_[..., [0, -1]]).max() < 1e-8
+    init = np.random.default_rng(0).standard_normal((2, 2, 20))
+    model = ConvDictionaryLearning(2, 20, lam=0.5, window="tukey", init=init, **QUIET).fit(X[None])
+    assert np.abs(model.components_[..., [0, -1]]).max() < 1e-8
 
 
 def test_options_of_training():
     X, _, _ = planted(1, 2, 300, 20)
     batches = np.stack([X[:, 100 * i : 100 * (i + 1)] for i in range(3)])
-    for options in (
-        {"estimator": "g1"},
-        {"backprop_depth": 2},
-        {"batch_size": 2, "epochs": 2},
-        {"lipschitz": "legacy"},
-    ):
-        model = ConvDictionaryLearning(2, 20, lam=1.0, **(QUIET | options)).fit(batches)
-        assert np.isfinite(model.components_).all()
+    options = {"estimator": "g1", "batch_size": 2, "epochs": 2, "lipschitz": "legacy"}
+    model = ConvDictionaryLearning(2, 20, lam=1.0, **(QUIET | options)).fit(batches)
+    assert np.isfinite(model.components_).all() and model.history_["loss"].size == 2
     model = ConvDictionaryLearning(2, 20, lam=1.0, window_length=50, epochs=1, **QUIET).fit(X)
     assert model.history_["loss"].size == 10 and model.get_params()["batch_size"] is None
 

@@ -117,7 +117,7 @@ def test_the_mean_may_stay_in():
         ({"method": "deep"}, "method: expected one of"),
         ({"patch_size": 10}, "patch_size: expected at most"),
         ({"patch_size": 0}, "patch_size: expected an integer"),
-        ({"smooth": 1}, "smooth: expected one of"),
+        ({"smooth": 1, "patch_size": 3}, "smooth: expected one of"),
         ({"lam": 0.0, "patch_size": 3}, "lam: expected a number > 0"),
     ],
 )
