@@ -406,3 +406,27 @@ def test_bad_data(fitted, arguments, message):
 def test_bad_codes(fitted):
     with pytest.raises(ValueError, match=r"codes: expected shape \(n_samples, 12\)"):
         fitted.inverse_transform(np.ones((3, 4)))
+
+
+@pytest.mark.parametrize("batch_size", [None, 50])
+def test_atoms_that_nothing_uses_are_seeded_anew(batch_size):
+    X, truth, _ = simulate(0, 300, n_features=12, n_components=8, sparsity=0.2, noise=0.02)
+    X = np.concatenate([X, np.zeros((300, 1))], 1)
+    # Two atoms along a feature that is always 0: no code, hence no gradient.
+    init = np.concatenate([np.asarray(truth)[:6], np.zeros((6, 1))], 1)
+    init = np.concatenate([init, np.eye(13)[[-1, -1]]])
+    options = {"lam": 0.1, "init": init, "batch_size": batch_size, "n_iter": 10, "verbose": False}
+    stuck = DictionaryLearning(8, **options).fit(X)
+    np.testing.assert_allclose(np.abs(stuck.components_[6:, -1]), 1)
+    freed = DictionaryLearning(8, reseed=True, **options).fit(X)
+    assert freed.transform(X).any(0).all()
+    assert freed.score(X) > stuck.score(X)
+    scores = [recovery_score(model.components_[:, :-1], truth) for model in (stuck, freed)]
+    assert scores[1] > scores[0] + (0.15 if batch_size is None else 0.03)
+    assert (np.diff(freed.history_["time"]) >= 0).all()
+
+
+def test_no_atom_helps_where_all_codes_are_zero():
+    X = np.random.default_rng(0).normal(size=(20, 5))
+    model = DictionaryLearning(3, lam=100.0, reseed=True, verbose=False).fit(X)
+    assert not model.transform(X).any()

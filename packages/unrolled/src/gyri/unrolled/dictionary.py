@@ -23,6 +23,8 @@ from .coding import (
     check_measurement,
     code,
     objective,
+    residual_of,
+    seen,
     sparse_code,
 )
 from .datasets import unit_rows
@@ -30,6 +32,7 @@ from .gradients import ESTIMATORS, surrogate
 from .optim import ARMIJO, Outcome, Params, Sampler, Task, descend, split_rows, train_stochastically
 
 _KIND = "gyri.unrolled.DictionaryLearning"
+MAX_RESEEDS = 5
 
 
 @lru_cache(64)
@@ -52,6 +55,32 @@ def dictionary_task(estimator: str, algorithm: str, lipschitz: str, backprop_dep
         return unit_rows(components - step * gradient)
 
     return Task(estimate, loss, move)
+
+
+def replace_unused(X: Array, params: Params, lam: Array, measurement: Measurement, **setting: Any) -> tuple[Array, int]:
+    """Atoms, those that no sample uses replaced by residuals of the samples reconstructed worst; and their number."""
+    components = params.prior
+    codes = code(X, components, lam, params.steps, measurement, **setting)
+    unused = np.flatnonzero(~np.asarray(jnp.any(codes != 0, 0)))
+    if unused.size in (0, len(components)):  # with codes of zeros only, no other atoms would help
+        return components, 0
+    residual = -residual_of(X, codes, seen(components, measurement), measurement)
+    worst = jnp.argsort(-jnp.sum(jnp.square(residual), 1))[: unused.size]
+    atoms = residual[worst]
+    if measurement.operator is not None:
+        images = measurement.operator.rmatvec(atoms.reshape(-1, *measurement.operator.out_shape))
+        atoms = images.reshape(len(atoms), -1)
+    elif measurement.matrices is not None:
+        atoms = jnp.einsum("tji,tj->ti", measurement.matrices[worst], atoms, precision="highest")
+    return components.at[unused[: len(atoms)]].set(unit_rows(atoms)), int(unused.size)
+
+
+def join(first: Outcome, second: Outcome) -> Outcome:
+    """One training after another; the time goes on."""
+    end = first.history["time"][-1] if first.history["time"].size else 0.0
+    later = {**second.history, "time": second.history["time"] + end}
+    history = {name: np.concatenate([values, later[name]]) for name, values in first.history.items()}
+    return Outcome(second.params, history, second.interrupted)
 
 
 def warn_if_interrupted(outcome: Outcome) -> None:
@@ -164,6 +193,9 @@ class DictionaryLearning(TrainingOptions, ClassNamePrefixFeaturesOutMixin, Trans
         Start: normal noise (the default), samples, or given atoms.
     optimizer : optax.GradientTransformation, optional
         Takes the place of the line searches; atoms are normalised after each update.
+    reseed : bool
+        Where atoms remain that no sample uses, which no gradient would ever move, replace them by what is left of the
+        samples that are reconstructed worst, and train again, five times at most.
     random_state : int or PRNG key
         Of the start and of minibatches.
     verbose : bool
@@ -218,6 +250,7 @@ class DictionaryLearning(TrainingOptions, ClassNamePrefixFeaturesOutMixin, Trans
         tol: Any = 1e-6,
         init: Any = None,
         optimizer: Any = None,
+        reseed: Any = False,
         random_state: Any = 0,
         verbose: Any = True,
     ) -> None:
@@ -236,6 +269,7 @@ class DictionaryLearning(TrainingOptions, ClassNamePrefixFeaturesOutMixin, Trans
         self.tol = tol
         self.init = init
         self.optimizer = optimizer
+        self.reseed = reseed
         self.random_state = random_state
         self.verbose = verbose
 
@@ -269,6 +303,7 @@ class DictionaryLearning(TrainingOptions, ClassNamePrefixFeaturesOutMixin, Trans
         """
         self._check_training()
         check_option(self.lipschitz, "lipschitz", LIPSCHITZ)
+        check_option(self.reseed, "reseed", (False, True))
         X = self._read(X, mask, reset=True)
         measurement = self._measure(X, operator, mask, None)
         components = self._start(X, measurement)
@@ -276,7 +311,14 @@ class DictionaryLearning(TrainingOptions, ClassNamePrefixFeaturesOutMixin, Trans
         own = measurement.matrices, measurement.squares, measurement.mask
         constants = jnp.asarray(self.lam, X.dtype), measurement.operator
         row_bytes = 4 * self.n_iter * (len(components) + X.shape[1]) * X.dtype.itemsize
-        outcome = self._train(task, components, (X, own), constants, row_bytes)
+        train = lambda components: self._train(task, components, (X, own), constants, row_bytes)
+        outcome = train(components)
+        setting = {"algorithm": self.algorithm, "lipschitz": self.lipschitz}
+        for _ in range(MAX_RESEEDS if self.reseed else 0):
+            components, n_replaced = replace_unused(X, outcome.params, constants[0], measurement, **setting)
+            if outcome.interrupted or n_replaced == 0:
+                break
+            outcome = join(outcome, train(components))
         warn_if_interrupted(outcome)
         self._keep(outcome)
         return self
