@@ -281,8 +281,8 @@ def backtracking_step(
     >>> value = lambda x: (x - 2.0) ** 2
     >>> state = DescentState(jnp.array(0.0), jnp.array(4.0), jnp.array(1.0), jnp.array(False))
     >>> state, step = backtracking_step(jax.grad(value), value, lambda x, g, t: x - t * g, state, tol=1e-6)
-    >>> state.x, step, state.step_size
-    (Array(2., dtype=float32), Array(0.5, dtype=float32), Array(5., dtype=float32))
+    >>> float(state.x), float(step), float(state.step_size)
+    (2.0, 0.5, 5.0)
     """
     x, old, step, stopped = state
     dtype = old.dtype
