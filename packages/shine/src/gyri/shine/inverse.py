@@ -59,7 +59,7 @@ def products(
 
 @dataclass(frozen=True)
 class Layout:
-    """How a pytree of arrays (*batch, ...) is one array (*batch, d): static, and the same under `vmap`.
+    """How a pytree of arrays (batch, ...) is one array (..., d): static, and the same under `vmap`.
 
     Examples
     --------
@@ -84,7 +84,7 @@ class Layout:
         return sum(math.prod(shape) for shape in self.shapes)
 
     def flatten(self, tree: PyTree) -> Array:
-        """One array (*batch, d)."""
+        """One array (..., d)."""
         leaves = [jnp.asarray(leaf) for leaf in self.treedef.flatten_up_to(tree)]
         for leaf, shape in zip(leaves, self.shapes, strict=True):
             if leaf.shape[leaf.ndim - len(shape) :] != shape:
@@ -96,7 +96,7 @@ class Layout:
         return flat[0] if len(flat) == 1 else jnp.concatenate(flat, axis=-1)
 
     def unflatten(self, flat: Array) -> PyTree:
-        """The tree of an array (*batch, d)."""
+        """The tree of an array (..., d)."""
         leaves, start = [], 0
         for shape, dtype in zip(self.shapes, self.dtypes, strict=True):
             stop = start + math.prod(shape)
@@ -114,7 +114,7 @@ class InverseEstimate:
 
     Attributes
     ----------
-    rank : Array of int, shape (*batch)
+    rank : Array of int, shape (...)
         Rank-one terms, or pairs.
 
     Examples
@@ -135,7 +135,7 @@ class InverseEstimate:
         raise NotImplementedError
 
     def apply_flat(self, x: Array, transpose: bool) -> Array:
-        """Product of the estimate, or of its transpose, with arrays (*batch, d)."""
+        """Product of the estimate, or of its transpose, with arrays (..., d)."""
         raise NotImplementedError
 
     def matvec(self, v: PyTree) -> PyTree:
@@ -174,10 +174,10 @@ class LowRank(InverseEstimate):
     """
 
     # Any: JAX puts other things than arrays in the places of leaves (cotangents of integers, axes, placeholders).
-    scale: Any  # (*batch)
-    U: Any  # (*batch, m, d)
-    V: Any  # (*batch, m, d)
-    n_rows: Any  # (*batch)
+    scale: Any  # (...)
+    U: Any  # (..., m, d)
+    V: Any  # (..., m, d)
+    n_rows: Any  # (...)
     layout: Layout
 
     @property
@@ -187,7 +187,7 @@ class LowRank(InverseEstimate):
         return filled.sum(-1)
 
     def apply_flat(self, x: Array, transpose: bool) -> Array:
-        """Product of the estimate, or of its transpose, with arrays (*batch, d)."""
+        """Product of the estimate, or of its transpose, with arrays (..., d)."""
         U, V = (self.V, self.U) if transpose else (self.U, self.V)
         return self.scale[..., None] * x + products(U, V, x, self.n_rows)
 
@@ -212,11 +212,11 @@ class LimitedMemory(InverseEstimate):
     Array([1., 0.], dtype=float32)
     """
 
-    S: Any  # (*batch, m, d)
-    Y: Any  # (*batch, m, d)
-    gamma: Any  # (*batch)
-    count: Any  # (*batch)
-    head: Any  # (*batch)
+    S: Any  # (..., m, d)
+    Y: Any  # (..., m, d)
+    gamma: Any  # (...)
+    count: Any  # (...)
+    head: Any  # (...)
     layout: Layout
 
     @property
@@ -225,7 +225,7 @@ class LimitedMemory(InverseEstimate):
         return self.count
 
     def apply_flat(self, x: Array, transpose: bool) -> Array:
-        """Product of the estimate, or of its transpose, with arrays (*batch, d)."""
+        """Product of the estimate, or of its transpose, with arrays (..., d)."""
         apply = symmetric_two_loop  # the estimate is symmetric
         for _ in range(self.gamma.ndim):
             apply = jax.vmap(apply)
@@ -307,12 +307,12 @@ def inverse_quality(
 
     Parameters
     ----------
-    approx, exact : Array, shape (*batch, d)
+    approx, exact : Array, shape (..., d)
         Vectors on the last axis.
 
     Returns
     -------
-    rel_error, norm_ratio, cosine : Array, shape (*batch)
+    rel_error, norm_ratio, cosine : Array, shape (...)
         ``|approx - exact| / |exact|``, ``|approx| / |exact|`` and the cosine of their angle; NaN where a norm is 0.
 
     Raises

@@ -39,7 +39,7 @@ class SolveStats(NamedTuple):
         Norm of the residual at the value returned.
     converged, diverged : Array of bool
         It met the tolerance; it grew a million times, or was not finite.
-    trace : Array, shape (max_steps + 1, *batch)
+    trace : Array, shape (max_steps + 1, ...)
         Norm of the residual at the start and after each step, NaN from the stop on.
 
     Examples

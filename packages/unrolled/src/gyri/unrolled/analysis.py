@@ -95,7 +95,7 @@ class AnalysisPrior(BaseEstimator):
 
     Attributes
     ----------
-    prior_ : np.ndarray, shape (n_components, n_features) or (n_components, *kernel_shape)
+    prior_ : np.ndarray, shape (n_components, n_features) or (n_components, ...)
         Rows or filters; filters are correlated with the signals.
     steps_ : np.ndarray, shape (n_iter,)
         Steps of the dual variable.
@@ -152,7 +152,7 @@ class AnalysisPrior(BaseEstimator):
 
         Parameters
         ----------
-        X : array-like, shape (n_samples, n_observed), or (n_samples, n_channels, *space) with filters
+        X : array-like, shape (n_samples, n_observed), or (n_samples, n_channels, ...) with filters
             What was observed; each channel goes through the same filters.
         y : object
             Not used.
@@ -304,7 +304,7 @@ class AnalysisPrior(BaseEstimator):
 
         Returns
         -------
-        np.ndarray, shape (n_samples, n_features) or (n_samples, n_channels, *space)
+        np.ndarray, shape (n_samples, n_features) or (n_samples, n_channels, ...)
             The signals, in the unit of `X` over that of the operator.
 
         Raises

@@ -94,7 +94,7 @@ class ConvDictionaryLearning(TrainingOptions, BaseEstimator):
         Signals, or windows, a minibatch; None: all signals at once, 20 windows.
     iterations_per_epoch : int, optional
         Minibatches an epoch: by default as many as the signals fill, 10 of windows.
-    init : {None, "data", "random"} or array-like, shape (n_components, n_channels, *kernel)
+    init : {None, "data", "random"} or array-like, shape (n_components, n_channels, ...)
         Start: pieces of the data (the default), normal noise, or given.
     window_length : int, optional
         Learn from windows of so many samples at random times, for long recordings; they are cut out on the device, a
@@ -106,7 +106,7 @@ class ConvDictionaryLearning(TrainingOptions, BaseEstimator):
 
     Attributes
     ----------
-    components_ : np.ndarray, shape (n_components, n_channels, *kernel)
+    components_ : np.ndarray, shape (n_components, n_channels, ...)
         Atoms, windowed.
     spatial_, temporal_ : np.ndarray, shape (n_components, n_channels) and (n_components, n_times)
         Their factors, with `rank1`.
@@ -195,7 +195,7 @@ class ConvDictionaryLearning(TrainingOptions, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like, shape (n_samples, n_channels, *space) or (n_channels, *space), mne.io.BaseRaw, mne.BaseEpochs
+        X : array-like, shape (n_samples, n_channels, ...) or (n_channels, ...), mne.io.BaseRaw, mne.BaseEpochs
             Signals; a recording without an axis of samples is one. Of MNE objects the data channels are taken, which
             have to be of one kind; what annotations call bad is masked.
         y : object
@@ -366,7 +366,7 @@ class ConvDictionaryLearning(TrainingOptions, BaseEstimator):
 
         Parameters
         ----------
-        codes : array-like, shape (n_samples, n_components, *positions)
+        codes : array-like, shape (n_samples, n_components, ...)
             Codes.
 
         Returns

@@ -41,7 +41,7 @@ def windowed(prior: Atoms, window: Array | None) -> Atoms:
 
 
 def full_atoms(atoms: Atoms) -> Array:
-    """Atoms as an array (K, P, *kernel)."""
+    """Atoms as an array (K, P, ...)."""
     return atoms.spatial[:, :, None] * atoms.temporal[:, None] if isinstance(atoms, Rank1) else atoms
 
 

@@ -19,7 +19,7 @@ def recovery_score(components: Float[Any, "..."], reference: Float[Any, "..."]) 
 
     Parameters
     ----------
-    components : array-like, shape (n_components, n_features) or (n_components, n_channels, *kernel)
+    components : array-like, shape (n_components, n_features) or (n_components, n_channels, ...)
         Learned atoms, which are not all zero.
     reference : array-like, of as many axes
         True ones; their number may differ (the mean is over the smaller of the two), as may their kernel.

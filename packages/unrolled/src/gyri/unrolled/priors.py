@@ -26,7 +26,7 @@ _FRAME_ROUNDS = 30
 
 
 class Analysis(NamedTuple):
-    """A linear map of signals (n, *shape) to pytrees of coefficients, its adjoint, and a bound of its squared norm."""
+    """A linear map of signals (n, ...) to pytrees of coefficients, its adjoint, and a bound of its squared norm."""
 
     apply: Callable[[Any, Array], Any]
     adjoint: Callable[[Any, Any, tuple], Array]
@@ -179,7 +179,7 @@ def restore(
     analysis: Analysis,
     shape: tuple[int, ...],
 ) -> Array:
-    """Signals (n, *shape) after as many iterations of Condat and Vu as steps; the last one moves the signals only."""
+    """Signals (n, ...) after as many iterations of Condat and Vu as steps; the last one moves the signals only."""
     lip_prior = jax.lax.stop_gradient(analysis.square(jax.lax.stop_gradient(prior), shape)).astype(X.dtype)
     lam = jnp.asarray(lam, X.dtype)
 

@@ -17,7 +17,7 @@ class Signals(NamedTuple):
 
     Attributes
     ----------
-    X : array, shape (n_samples, n_channels, *space)
+    X : array, shape (n_samples, n_channels, ...)
         Zero where masked.
     mask : array of the same shape and dtype, or None
         1 where observed.
@@ -47,7 +47,7 @@ def read_signals(X: Any, mask: Any, n_axes: int) -> Signals:
 
     Parameters
     ----------
-    X : array-like of shape (n_samples, n_channels, *space) or (n_channels, *space), mne.io.BaseRaw or mne.BaseEpochs
+    X : array-like of shape (n_samples, n_channels, ...) or (n_channels, ...), mne.io.BaseRaw or mne.BaseEpochs
         Signals with `n_axes` axes of space; without an axis of samples they are one.
     mask : array-like of the same shape, or None
         1 where observed; elsewhere anything may stand, NaN too. Of recordings, what annotations that begin with "bad"
