@@ -171,11 +171,11 @@ def test_time_is_that_of_the_descent_without_compilation():
     assert 0 < result.history["time"][-1] < (time.perf_counter() - start)
 
 
-def test_progress_is_silent_when_off(capfd):
+def test_progress_is_silent_when_off(capsys):
     hoag(*problem(), jnp.zeros(8), jnp.array(0.0), max_iter=1)
-    assert capfd.readouterr() == ("", "")
+    assert capsys.readouterr() == ("", "")
     hoag(*problem(), jnp.zeros(8), jnp.array(0.0), max_iter=1, progress=True)
-    assert "hoag" in capfd.readouterr().err
+    assert "hoag" in capsys.readouterr().err
 
 
 def test_results_go_to_files_and_back(tmp_path):
