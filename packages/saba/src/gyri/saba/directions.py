@@ -14,9 +14,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, PyTree
 
 from .sampling import count_blocks
+
+add, subtract, dot = optax.tree.add, optax.tree.sub, optax.tree.vdot
 
 Block = Array | None  # index of a block; None: all samples
 
@@ -102,16 +105,6 @@ class Side:
         return triple
 
 
-def add(a: PyTree, b: PyTree) -> PyTree:
-    """Sum of two trees."""
-    return jax.tree.map(jnp.add, a, b)
-
-
-def subtract(a: PyTree, b: PyTree) -> PyTree:
-    """Difference of two trees."""
-    return jax.tree.map(jnp.subtract, a, b)
-
-
 def negative(a: PyTree) -> PyTree:
     """Opposite of a tree."""
     return jax.tree.map(jnp.negative, a)
@@ -125,13 +118,6 @@ def scale(factor: Any, a: PyTree) -> PyTree:
 def axpy(factor: Any, a: PyTree, b: PyTree) -> PyTree:
     """``factor * a + b``, in the dtypes of b."""
     return jax.tree.map(lambda a, b: b + jnp.asarray(factor, b.dtype) * a, a, b)
-
-
-def dot(a: PyTree, b: PyTree) -> Array:
-    """Inner product of two trees."""
-    products = jax.tree.map(lambda a, b: jnp.vdot(a, b, precision="highest"), a, b)
-    total: Array = jax.tree.reduce(jnp.add, products)
-    return total
 
 
 def all_directions(inner: Side, outer: Side, blocks: tuple[Block, Block], z: PyTree, v: PyTree, x: PyTree) -> tuple:

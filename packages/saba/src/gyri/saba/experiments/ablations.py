@@ -10,7 +10,6 @@ from gyri.reproduce import Claim, Data, Result, experiment
 from ..problems import quadratic
 from .setting import draw_curves, make_tuned, quadratic_metrics, seeds, solve
 
-N_CALLS = 100_000
 N_RECORDS = 20
 STEP = 0.1
 SIZES = {"quick": 5, "paper": 10}  # seeds
