@@ -18,6 +18,8 @@ from gyri.numerics.linalg import operator_norm
 from gyri.numerics.optim import fista_momentum
 from gyri.numerics.validation import check_array, check_option, check_positive_int, check_scalar
 
+from .datasets import unit_rows
+
 ALGORITHMS = ("ista", "fista")
 LIPSCHITZ = ("spectral", "frobenius")
 MIN_STEP = 1e-3  # of a learned relative step size
@@ -202,6 +204,25 @@ def plain_gradient(constants: tuple, v: Array) -> Array:
     if measurement.matrices is not None:
         residual = jnp.einsum("tij,ti->tj", measurement.matrices, residual, precision="highest")
     return dot(residual, effective.T)
+
+
+def replace_unused(
+    X: Array, components: Array, steps: Array, lam: Array, measurement: Measurement, **setting: Any
+) -> tuple[Array, int]:
+    """Atoms, those that no sample uses replaced by residuals of the samples reconstructed worst; and their number."""
+    codes = code(X, components, lam, steps, measurement, **setting)
+    unused = np.flatnonzero(~np.asarray(jnp.any(codes != 0, 0)))
+    if unused.size in (0, len(components)):  # with codes of zeros only, no other atoms would help
+        return components, 0
+    residual = -residual_of(X, codes, seen(components, measurement), measurement)
+    worst = jnp.argsort(-jnp.sum(jnp.square(residual), 1))[: unused.size]
+    atoms = residual[worst]
+    if measurement.operator is not None:
+        images = measurement.operator.rmatvec(atoms.reshape(-1, *measurement.operator.out_shape))
+        atoms = images.reshape(len(atoms), -1)
+    elif measurement.matrices is not None:
+        atoms = jnp.einsum("tji,tj->ti", measurement.matrices[worst], atoms, precision="highest")
+    return components.at[unused[: len(atoms)]].set(unit_rows(atoms)), int(unused.size)
 
 
 # --- checks ---------------------------------------------------------------------------------------------------------

@@ -23,13 +23,12 @@ from .coding import (
     check_measurement,
     code,
     objective,
-    residual_of,
-    seen,
+    replace_unused,
     sparse_code,
 )
 from .datasets import unit_rows
 from .gradients import ESTIMATORS, surrogate
-from .optim import ARMIJO, Outcome, Params, Sampler, Task, descend, split_rows, train_stochastically
+from .optim import ARMIJO, Outcome, Params, Sampler, Task, descend, join, split_rows, train_stochastically
 
 _KIND = "gyri.unrolled.DictionaryLearning"
 MAX_RESEEDS = 5
@@ -55,32 +54,6 @@ def dictionary_task(estimator: str, algorithm: str, lipschitz: str, backprop_dep
         return unit_rows(components - step * gradient)
 
     return Task(estimate, loss, move)
-
-
-def replace_unused(X: Array, params: Params, lam: Array, measurement: Measurement, **setting: Any) -> tuple[Array, int]:
-    """Atoms, those that no sample uses replaced by residuals of the samples reconstructed worst; and their number."""
-    components = params.prior
-    codes = code(X, components, lam, params.steps, measurement, **setting)
-    unused = np.flatnonzero(~np.asarray(jnp.any(codes != 0, 0)))
-    if unused.size in (0, len(components)):  # with codes of zeros only, no other atoms would help
-        return components, 0
-    residual = -residual_of(X, codes, seen(components, measurement), measurement)
-    worst = jnp.argsort(-jnp.sum(jnp.square(residual), 1))[: unused.size]
-    atoms = residual[worst]
-    if measurement.operator is not None:
-        images = measurement.operator.rmatvec(atoms.reshape(-1, *measurement.operator.out_shape))
-        atoms = images.reshape(len(atoms), -1)
-    elif measurement.matrices is not None:
-        atoms = jnp.einsum("tji,tj->ti", measurement.matrices[worst], atoms, precision="highest")
-    return components.at[unused[: len(atoms)]].set(unit_rows(atoms)), int(unused.size)
-
-
-def join(first: Outcome, second: Outcome) -> Outcome:
-    """One training after another; the time goes on."""
-    end = first.history["time"][-1] if first.history["time"].size else 0.0
-    later = {**second.history, "time": second.history["time"] + end}
-    history = {name: np.concatenate([values, later[name]]) for name, values in first.history.items()}
-    return Outcome(second.params, history, second.interrupted)
 
 
 def warn_if_interrupted(outcome: Outcome) -> None:
@@ -315,7 +288,7 @@ class DictionaryLearning(TrainingOptions, ClassNamePrefixFeaturesOutMixin, Trans
         outcome = train(components)
         setting = {"algorithm": self.algorithm, "lipschitz": self.lipschitz}
         for _ in range(MAX_RESEEDS if self.reseed else 0):
-            components, n_replaced = replace_unused(X, outcome.params, constants[0], measurement, **setting)
+            components, n_replaced = replace_unused(X, *outcome.params, constants[0], measurement, **setting)
             if outcome.interrupted or n_replaced == 0:
                 break
             outcome = join(outcome, train(components))

@@ -59,6 +59,14 @@ class Outcome(NamedTuple):
     interrupted: bool
 
 
+def join(first: Outcome, second: Outcome) -> Outcome:
+    """One training after another; the time goes on."""
+    end = first.history["time"][-1] if first.history["time"].size else 0.0
+    later = {**second.history, "time": second.history["time"] + end}
+    history = {name: np.concatenate([values, later[name]]) for name, values in first.history.items()}
+    return Outcome(second.params, history, second.interrupted)
+
+
 def _move(task: Task, learn_steps: bool, free: Array) -> Callable:
     """Step of all parameters; those of the iterations move once they are free."""
 
