@@ -53,7 +53,8 @@ def _turn_series() -> tuple[np.ndarray, np.ndarray]:
     fit = functools.partial(np.polynomial.Chebyshev.interpolate, deg=7, domain=[0, 0.25])
     cosine = fit(lambda q: np.cos(2 * np.pi * np.sqrt(q)))
     sine = fit(lambda q: 2 * np.pi * np.sinc(2 * np.sqrt(q)))
-    return tuple(series.convert(kind=np.polynomial.Polynomial).coef for series in (cosine, sine))
+    plain = np.polynomial.Polynomial
+    return cosine.convert(kind=plain).coef, sine.convert(kind=plain).coef
 
 
 @jax.custom_jvp
