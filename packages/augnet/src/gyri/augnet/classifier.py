@@ -288,7 +288,8 @@ class AugNetClassifier(ClassifierMixin, BaseEstimator):
         np.ndarray, shape (n,)
             Labels.
         """
-        return self.classes_[np.asarray(self._outputs(X, key).argmax(1))]
+        best = np.asarray(self._outputs(X, key).argmax(1))
+        return self.classes_[best]
 
     def invariance(self, X: Any, transform: Callable[..., Array]) -> Float[np.ndarray, "n"]:
         """How little the averaged log-probabilities move under a transform, see :func:`gyri.augnet.invariance`.

@@ -303,7 +303,7 @@ def sample_pairing(x: Images, amount: PerExample, permutation: Int[Any, "n"]) ->
     return jnp.clip(x + amount[:, None, None, None] * (x[permutation] - x), 0, 1).astype(dtype)
 
 
-def _signed(key: Key[Array, ""], x: Array, arg: Any) -> Array:
+def _signed(key: Key[Array, ""], x: Any, arg: Any) -> Array:
     """Sizes uniform between 0 and the argument, with either sign, one an example."""
     key_size, key_sign = jax.random.split(key)
     dtype = jnp.promote_types(jnp.result_type(x), jnp.float32)
@@ -319,12 +319,12 @@ def _fixed(fn: Callable[..., Array]) -> Callable[..., Array]:
     return lambda key, x, arg: fn(x, arg)
 
 
-def _flip(key: Key[Array, ""], x: Array, arg: Any) -> Array:
+def _flip(key: Key[Array, ""], x: Any, arg: Any) -> Array:
     flipped = relaxed_bernoulli(key, arg, x.shape[:1], hard=True, temperature=0.1)[:, None, None, None]
     return (x + flipped * (horizontal_flip(x) - x)).astype(x.dtype)
 
 
-def _pair(key: Key[Array, ""], x: Array, arg: Any) -> Array:
+def _pair(key: Key[Array, ""], x: Any, arg: Any) -> Array:
     return sample_pairing(x, arg, jax.random.permutation(key, len(x)))
 
 
@@ -393,7 +393,7 @@ def image_transforms(
 @functools.lru_cache(maxsize=64)
 def _build(include: tuple[str, ...], degrees: float, center: str) -> tuple[Transform, ...]:
     transforms = (
-        Transform("identity", lambda key, x, arg: x),
+        Transform("identity", lambda key, x, arg: jnp.asarray(x)),
         Transform("translate_x", _random(translate_x), (0.0, 0.45), "widths"),
         Transform("translate_y", _random(translate_y), (0.0, 0.45), "heights"),
         Transform("rotate", _random(rotate), (0.0, degrees), "degrees"),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 
-def shift(x: Float[Array, "*batch n_columns n_channels"], amount: Float[Array, "..."]) -> Array:
+def shift(x: Float[Any, "*batch n_columns n_channels"], amount: Float[Any, "..."]) -> Array:
     """Move images along their last but one axis, by fractions of a pixel.
 
     Parameters
@@ -45,8 +45,9 @@ def shift(x: Float[Array, "*batch n_columns n_channels"], amount: Float[Array, "
     return (upper + part * (lower - upper)).reshape(x.shape)
 
 
-def _corners(x: Array, rows: Array, columns: Array) -> tuple[Array, ...]:
+def _corners(x: Any, rows: Any, columns: Any) -> tuple[Array, ...]:
     """Values at the four pixels around each position, and the position's place between them."""
+    x, rows, columns = jnp.asarray(x), jnp.asarray(rows), jnp.asarray(columns)
     n_rows, n_columns = x.shape[1:3]
     padded = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]).reshape(x.shape[0], -1, x.shape[-1])
     row, column = jnp.floor(rows), jnp.floor(columns)
@@ -63,9 +64,9 @@ def _corners(x: Array, rows: Array, columns: Array) -> tuple[Array, ...]:
 
 @jax.custom_jvp
 def sample(
-    x: Float[Array, "n n_rows n_columns n_channels"],
-    rows: Float[Array, "n n_rows_out n_columns_out"],
-    columns: Float[Array, "n n_rows_out n_columns_out"],
+    x: Float[Any, "n n_rows n_columns n_channels"],
+    rows: Float[Any, "n n_rows_out n_columns_out"],
+    columns: Float[Any, "n n_rows_out n_columns_out"],
 ) -> Float[Array, "n n_rows_out n_columns_out n_channels"]:
     """Interpolate images at positions.
 
