@@ -136,8 +136,8 @@ def test_batch_norm_dropout_images_and_schedules():
     y = np.repeat(["cat", "dog"], 12)
     X[12:] *= 0.5
     model = make(
-        Norm, ["non_affine", "non_affine"], batch_size=10, train_copies=2, n_epochs=2, decoupled=True, weight_decay=0.01,
-        learning_rate=lambda step: 0.01 * 0.99**step, aug_learning_rate=0.02,
+        Norm, ["non_affine", "non_affine"], batch_size=10, train_copies=2, n_epochs=2, decoupled=True,
+        weight_decay=0.01, learning_rate=lambda step: 0.01 * 0.99**step, aug_learning_rate=0.02,
         reg_schedule=lambda epoch: 1 / (1 + epoch),
     )  # fmt: skip
     model.fit(X, y)
