@@ -2,8 +2,8 @@
 An invariance that two neurons cannot hold
 ==========================================
 
-Sinusoids near 2, 4, 6 and 8 Hz, each within half a hertz of its class. Two neurons cannot be band-pass filters. A layer that
-learns how far a frequency may move, and an average over shifted copies, make them one.
+Sinusoids near 2, 4, 6 and 8 Hz, each within half a hertz of its class. Two neurons cannot be band-pass filters. A layer
+that learns how far a frequency may move, and an average over shifted copies, make them one.
 """
 
 # %%

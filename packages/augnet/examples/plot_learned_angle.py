@@ -2,8 +2,9 @@
 How far may a digit turn?
 =========================
 
-A seven and a four, upright or upside down: four classes. The digits are turned by up to 45 degrees, which the network is
-not told. It learns which of five affine transforms leave the labels unchanged, and how far, from the training images alone.
+A seven and a four, upright or upside down: four classes. The digits are turned by up to 45 degrees, which the network
+is not told. It learns which of five affine transforms leave the labels unchanged, and how far, from the training images
+alone.
 """
 
 # %%

@@ -111,7 +111,6 @@ class PreActResNet18(nnx.Module):
         self.first = nnx.Conv(len(mean), k, (3, 3), use_bias=False, rngs=rngs)
         widths = [k, k, k, 2 * k, 2 * k, 4 * k, 4 * k, 8 * k, 8 * k]
         self.stages = nnx.List([PreActBlock(i, o, 1 + (i < o), rngs) for i, o in itertools.pairwise(widths)])
-        self.norm = nnx.BatchNorm(8 * k, rngs=rngs)
         self.dense = nnx.Linear(8 * k, n_outputs, rngs=rngs)
 
     def __call__(self, x: Any) -> Any:
@@ -119,7 +118,7 @@ class PreActResNet18(nnx.Module):
         x = self.first((x - jnp.asarray(self.mean, x.dtype)) / jnp.asarray(self.std, x.dtype))
         for stage in self.stages:
             x = stage(x)
-        return self.dense(nnx.relu(self.norm(x)).mean((1, 2)))
+        return self.dense(x.mean((1, 2)))
 
 
 def uniform_shift(hertz: float, sfreq: float) -> Any:

@@ -20,6 +20,7 @@ PAPER = {  # accuracy and invariance, read off the figure; one seed of the autho
     "oracle": ((0.62, 0.80), (0.857, 0.95), (0.848, 0.97), (0.91, 0.96)),
     "AugNet": ((0.848, 0.98), (0.973, 0.98), (0.946, 0.98), (0.902, 0.98)),
 }
+LOCAL = "surrogates and noise of these small ranges keep the labels too, at magnitude 1, which is rewarded more"
 AUGNET: dict[str, dict[str, Any]] = {
     "AugNet": {"train_copies": 10},
     "AugNet, 1 copy": {},
@@ -84,7 +85,7 @@ def fit_freqnet(setting: tuple[int, int]) -> tuple[float, float, float, float]:
     others = eeg_transforms(SFREQ, include=("ft_surrogate", "gaussian_noise"))
     choices = (SHIFT, *(Transform(t.name, t.fn, (0.0, 0.1), t.unit) for t in others))
     model = AugNetClassifier(
-        FreqNet, choices, n_layers=n_layers, reg=0.2, init_magnitude=0.0, learning_rate=0.01, weight_decay=1e-4,
+        FreqNet, choices, n_layers=n_layers, reg=0.2, init_magnitude=0.5, learning_rate=0.01, weight_decay=1e-4,
         batch_size=32, n_epochs=50, copies=4, random_state=seed, verbose=False,
     ).fit(X_train, y_train)  # fmt: skip
     rows = [row for row in model.model_.describe() if row["operation"] == "frequency_shift"]
@@ -99,12 +100,15 @@ def freqnet(scale: str, key: int, sweep: Any) -> Result:
     counts = (1,) if scale == "quick" else (1, 2, 4)
     runs = {n: np.array(sweep(fit_freqnet, [(key + i, n) for i in range(5)])) for n in counts}
     accuracy, moved, weight, hertz = runs[1].T
+    chosen = weight > 0.5
     claims = [
         Claim.at_least("accuracy", 1.0, accuracy, 0.95),
         Claim.at_least("invariance", 0.998, moved, 0.95),
         Claim.at_least("weight of the frequency shift", 1.0, weight, 0.95),
-        Claim.close("learned shift", 0.5, hertz, atol=0.1, unit="Hz", note="0.47 and 0.49 by the authors' code"),
-    ]
+        Claim.info("draws that choose the frequency shift", None, float(chosen.mean()), note=LOCAL),
+        Claim.close("learned shift, where it is chosen", 0.5, hertz[chosen] if chosen.any() else hertz, atol=0.1, unit="Hz",
+                    note="0.47 and 0.49 by the authors' code"),
+    ]  # fmt: skip
     for n in counts[1:]:
         claims.append(Claim.info(f"{n} layers: accuracy", 1.0, runs[n][:, 0]))
         claims.append(Claim.info(f"{n} layers: largest learned shift", None, runs[n][:, 3], unit="Hz"))
@@ -160,7 +164,7 @@ def capacity(scale: str, key: int, sweep: Any) -> Result:
                 place = i + 0.15 * (j - 2)
                 ax.plot(np.full(len(points), place), points, ".", color=f"C{j}", label=None if i else method, ms=4)
                 ax.plot(place, np.median(points), "_", color=f"C{j}", ms=10, mew=2)
-        ax.set_xticks(range(4), [f"{n} x {depth}" for n, depth in TRUNKS])
+        ax.set_xticks(range(len(TRUNKS)), [f"{n} x {depth}" for n, depth in TRUNKS])
         ax.set(xlabel="neurons x layers", ylabel=name, ylim=(None, 1.02))
     figure.axes[0].legend(frameon=False, fontsize="x-small", loc="lower right")
     captions = {"capacity": "Every draw (dots) and the medians (bars), by trunk and method."}
