@@ -106,8 +106,8 @@ def freqnet(scale: str, key: int, sweep: Any) -> Result:
         Claim.at_least("invariance", 0.998, moved, 0.95),
         Claim.at_least("weight of the frequency shift", 1.0, weight, 0.95),
         Claim.info("draws that choose the frequency shift", None, float(chosen.mean()), note=LOCAL),
-        Claim.close("learned shift, where it is chosen", 0.5, hertz[chosen] if chosen.any() else hertz, atol=0.1, unit="Hz",
-                    note="0.47 and 0.49 by the authors' code"),
+        Claim.close("learned shift, where it is chosen", 0.5, hertz[chosen] if chosen.any() else hertz,
+                    atol=0.1, unit="Hz", note="0.47 and 0.49 by the authors' code"),
     ]  # fmt: skip
     for n in counts[1:]:
         claims.append(Claim.info(f"{n} layers: accuracy", 1.0, runs[n][:, 0]))
