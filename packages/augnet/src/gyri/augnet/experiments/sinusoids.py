@@ -166,6 +166,7 @@ def capacity(scale: str, key: int, sweep: Any) -> Result:
                 ax.plot(place, np.median(points), "_", color=f"C{j}", ms=10, mew=2)
         ax.set_xticks(range(len(TRUNKS)), [f"{n} x {depth}" for n, depth in TRUNKS])
         ax.set(xlabel="neurons x layers", ylabel=name, ylim=(None, 1.02))
-    figure.axes[0].legend(frameon=False, fontsize="x-small", loc="lower right")
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, frameon=False, fontsize="small", loc="outside upper center", ncols=len(methods))
     captions = {"capacity": "Every draw (dots) and the medians (bars), by trunk and method."}
     return Result(claims, {"capacity": figure}, Data.simulated("sinusoids of the paper's recipe"), captions)
