@@ -195,8 +195,8 @@ def momentum_hypergradient(
 ) -> tuple[PyTree, dict[str, Any]]:
     r"""`hypergradient` through a step with momentum and weight decay, as DADA takes it.
 
-    The step is :math:`\theta' = \theta - \xi (m\, b + \nabla_\theta L_{tr} + \lambda \theta)`, b being the buffer of the
-    heavy ball.
+    The step is :math:`\theta' = \theta - \xi (m\, b + \nabla_\theta L_{tr} + \lambda \theta)`, b being the buffer of
+    the heavy ball.
 
     Parameters
     ----------

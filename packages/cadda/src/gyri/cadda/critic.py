@@ -19,8 +19,8 @@ def norms(x: Array) -> Array:
 def critic_losses(
     key: Any,
     critic: Callable,
-    real: Float[Any, "batch ..."],
-    fake: Float[Any, "batch ..."],
+    real: Float[Any, "batch ..."] | Any,
+    fake: Float[Any, "batch ..."] | Any,
     *,
     gp_weight: ScalarLike | Array = 10.0,
 ) -> dict[str, Float[Array, ""]]:

@@ -94,7 +94,7 @@ def _difference(choice: Choice, surrogate: Callable, phi: PyTree) -> Array:
 def relax_gradient(
     key: Any,
     cost: Callable,
-    logits: Float[Any, "..."],
+    logits: Float[Any, "..."] | Any,
     surrogate: Callable,
     surrogate_params: PyTree,
     *,
@@ -154,7 +154,7 @@ def relax_gradient(
 def relax_bernoulli_gradient(
     key: Any,
     cost: Callable,
-    logits: Float[Any, "..."],
+    logits: Float[Any, "..."] | Any,
     surrogate: Callable,
     surrogate_params: PyTree,
     *,
@@ -198,8 +198,8 @@ def relax_bernoulli_gradient(
 
 
 def _relax(
-    key: Any, cost: Callable, logits: Any, surrogate: Callable, surrogate_params: PyTree, temperature: Any, rule: Callable
-) -> tuple[Array, PyTree, Array]:  # fmt: skip
+    key: Any, cost: Callable, logits: Any, surrogate: Callable, params: PyTree, temperature: Any, rule: Callable
+) -> tuple[Array, PyTree, Array]:
     logits = jnp.asarray(check_array(logits, "logits"))
     temperature = check_scalar(temperature, "temperature", minimum=0, strict=True)
     u, v = uniforms(as_key(key), logits.shape, logits.dtype)
@@ -208,7 +208,7 @@ def _relax(
     value = jnp.asarray(cost(sample))
     if value.shape:
         raise ValueError(f"cost: expected a scalar, got shape {value.shape}")
-    return (*control(choose, logits, jax.lax.stop_gradient(value), surrogate, surrogate_params), sample)
+    return (*control(choose, logits, jax.lax.stop_gradient(value), surrogate, params), sample)
 
 
 def init_surrogate(key: Any, n_inputs: int, dtype: Any) -> dict[str, Array]:
