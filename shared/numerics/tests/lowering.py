@@ -4,10 +4,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from gyri.numerics import csc, linalg, optim, prox, validation
+from gyri.numerics import csc, eeg, linalg, optim, prox, relax, transform, validation
 
 VECTOR, MATRIX = jnp.ones(4), jnp.eye(4) + 0.5
+KEY, WINDOWS = jax.random.key(0), jnp.ones((2, 3, 20))
 ATOMS, SIGNAL, CODES = jnp.ones((2, 3, 4)), jnp.ones((1, 3, 20)), jnp.ones((1, 2, 17))
 
 
@@ -102,6 +104,34 @@ LOWERED = {
     "gyri.numerics.prox.soft_threshold": lambda: (prox.soft_threshold, (VECTOR, 0.5)),
     "gyri.numerics.prox.prox_tv1d": lambda: (prox.prox_tv1d, (jnp.ones((3, 8)), 0.5)),
     "gyri.numerics.prox.prox_tv1d[gradient, missing samples]": lambda: (gradient_of_prox, (jnp.ones((3, 8)),)),
+    "gyri.numerics.relax.straight_through": lambda: (relax.straight_through, (VECTOR, VECTOR)),
+    "gyri.numerics.relax.relaxed_bernoulli": lambda: (
+        lambda k, p: relax.relaxed_bernoulli(k, p, hard=True),
+        (KEY, VECTOR),
+    ),
+    "gyri.numerics.relax.relaxed_one_hot": lambda: (lambda k, w: relax.relaxed_one_hot(k, w, hard=True), (KEY, VECTOR)),
+    **{
+        f"gyri.numerics.eeg.{name}": lambda name=name: (getattr(eeg, name), (WINDOWS,))
+        for name in ("identity", "time_reverse", "sign_flip")
+    },
+    **{
+        f"gyri.numerics.eeg.{name}": lambda name=name: (getattr(eeg, name), (KEY, WINDOWS, jnp.full(2, 0.5)))
+        for name in ("ft_surrogate", "gaussian_noise", "channels_dropout", "channels_shuffle")
+    },
+    "gyri.numerics.eeg.channels_symmetry": lambda: (lambda x: eeg.channels_symmetry(x, [1, 0, 2]), (WINDOWS,)),
+    "gyri.numerics.eeg.shift_phases": lambda: (eeg.shift_phases, (WINDOWS, jnp.ones((1, 11)))),
+    "gyri.numerics.eeg.frequency_shift": lambda: (eeg.frequency_shift, (WINDOWS, 1.0, 100.0)),
+    "gyri.numerics.eeg.bandstop_filter": lambda: (eeg.bandstop_filter, (WINDOWS, 10.0, 100.0)),
+    "gyri.numerics.eeg.smooth_time_mask": lambda: (eeg.smooth_time_mask, (WINDOWS, 5.0, 5.0)),
+    "gyri.numerics.eeg.spline_matrix": lambda: (lambda to: eeg.spline_matrix(np.eye(3), to), (jnp.eye(3),)),
+    "gyri.numerics.eeg.sensors_rotation": lambda: (
+        lambda x, degrees: eeg.sensors_rotation(x, np.eye(3), degrees),
+        (WINDOWS, jnp.ones(2)),
+    ),
+    "gyri.numerics.transform.Transform": lambda: (
+        transform.Transform("gain", lambda key, x, arg: arg * x, (1.0, 3.0)),
+        (KEY, WINDOWS, 0.5),
+    ),
     "gyri.numerics.validation.check_array": lambda: (lambda x: validation.check_array(x, "x", ndim=1), (VECTOR,)),
     "gyri.numerics.validation.as_key": lambda: (validation.as_key, (jax.random.key(0),)),
 }
@@ -112,6 +142,9 @@ HOST_SIDE = {
     "gyri.numerics.host.host_call": "lowers for CPU alone, as its callers take care of",
     "gyri.numerics.host.n_threads": "returns a Python number",
     "gyri.numerics.host.njit": "compiles a function with numba",
+    "gyri.numerics.eeg.symmetry_permutation": "reads names of channels",
+    "gyri.numerics.eeg.standard_positions": "reads MNE-Python's templates",
+    "gyri.numerics.transform.eeg_transforms": "builds a tuple of functions",
     "gyri.numerics.csc.align_atoms": "assigns atoms on the host, by SciPy",
     "gyri.numerics.io.save_pytree": "writes a file",
     "gyri.numerics.io.load_pytree": "reads a file",

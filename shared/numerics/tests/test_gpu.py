@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gyri.numerics import linalg, optim, soft_threshold
+from gyri.numerics import eeg, linalg, optim, soft_threshold
 
 
 @pytest.mark.gpu
@@ -29,3 +29,27 @@ def test_solvers_agree_with_the_cpu():
             results.append(jax.tree.map(np.asarray, solve()))
     for ours, theirs in zip(*results, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.gpu
+def test_transforms_agree_with_the_cpu():
+    x = np.random.default_rng(0).standard_normal((4, 6, 500)).astype(np.float32)
+    places = np.random.default_rng(1).standard_normal((3, 6))
+    key = jax.random.key(0)
+
+    def apply():
+        return (
+            eeg.ft_surrogate(key, x, 0.7),
+            eeg.frequency_shift(x, 1.3, 100.0),
+            eeg.bandstop_filter(x, 12.0, 100.0),
+            eeg.smooth_time_mask(x, 100.0, 50.0),
+            eeg.channels_shuffle(key, x, 0.5),
+            eeg.sensors_rotation(x, places, 20.0),
+        )
+
+    results = []
+    for device in (jax.devices()[0], jax.devices("cpu")[0]):
+        with jax.default_device(device):
+            results.append(jax.tree.map(np.asarray, apply()))
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-4)
