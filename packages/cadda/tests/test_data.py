@@ -57,8 +57,8 @@ def test_noise_is_pink():
 
 
 def test_channels_and_precision(x64):
-    X, y, _ = simulate_sleep(3, 1, 10, n_channels=4, sfreq=25, window_s=8)
-    assert X.shape == (10, 4, 200) and X.dtype == np.float64
+    X, y, _ = simulate_sleep(3, 1, 50, n_channels=4, sfreq=25, window_s=8)
+    assert X.shape == (50, 4, 200) and X.dtype == np.float64
     waves = X[y == 3]
     strength = [np.mean(np.sum(waves[:, 0] * waves[:, c], -1)) for c in (1, 2, 3)]
     assert strength[0] > strength[1] > strength[2] > 0
@@ -141,7 +141,7 @@ def test_sleep_edf_is_read(tmp_path, monkeypatch):
     signals = np.stack([slow + fast, slow + rng.standard_normal(t.size), np.ones(t.size)])
     pairs = []
     for night in (1, 2):
-        edf, scores = tmp_path / f"SC40{7:02d}{night}E0-PSG.edf", tmp_path / f"night{night}.csv"
+        edf, scores = tmp_path / f"SC4{7:02d}{night}E0-PSG.edf", tmp_path / f"night{night}.csv"
         write_edf(edf, signals, 100, ["EEG Fpz-Cz", "EEG Pz-Oz", "Temp rectal"])
         onsets, names = 30.0 * np.arange(len(stages)), [f"Sleep stage {stage}" for stage in stages]
         mne.Annotations(onsets, [30.0] * len(stages), names).save(str(scores).replace(".csv", "-annot.fif"))

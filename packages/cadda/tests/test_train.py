@@ -30,7 +30,7 @@ def arrays(module):
 
 
 def test_it_learns_and_leaves_its_input_alone(sets):
-    X, y, X_valid, y_valid = sets
+    _, _, X_valid, y_valid = sets
     start = network()
     before = arrays(start)
     trained, history = train_classifier(0, start, *sets, n_epochs=25, learning_rate=3e-3, verbose=False)
