@@ -26,6 +26,8 @@ class Unrolled(NamedTuple):
         Weights after the step.
     v : pytree
         Gradient of the validation loss at `theta`.
+    slope : pytree
+        Gradient of the training loss before the step.
     train_loss, valid_loss : Array, shape ()
         Training loss before the step, validation loss after it.
     train_aux, valid_aux : pytree
@@ -34,6 +36,7 @@ class Unrolled(NamedTuple):
 
     theta: PyTree
     v: PyTree
+    slope: PyTree
     train_loss: Float[Array, ""]
     valid_loss: Float[Array, ""]
     train_aux: PyTree
@@ -88,7 +91,7 @@ def unroll(
     step = g if drift is None else add_scaled(g, 1, drift)
     ahead = add_scaled(theta, -lr, step)
     (valid, valid_aux), v = jax.value_and_grad(valid_loss, has_aux=True)(ahead)
-    return Unrolled(ahead, v, loss, valid, train_aux, valid_aux)
+    return Unrolled(ahead, v, g, loss, valid, train_aux, valid_aux)
 
 
 def probe_length(v: PyTree, eps: Any) -> Array:

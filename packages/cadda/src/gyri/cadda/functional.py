@@ -85,11 +85,14 @@ def run_evaluation(graphs: Graphs, weights: Weights, x: Array) -> Array:
     return nnx.merge(graphs.evaluation, *weights, copy=True)(x)
 
 
+def window_losses(logits: Array, y: Array, class_weight: Array) -> Array:
+    """Cross-entropy of each window times the weight of its class."""
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1)[:, 0] * class_weight[y]
+
+
 def cross_entropy(logits: Array, y: Array, class_weight: Array) -> Array:
-    """Mean over a batch of the loss of each example times the weight of its class."""
-    log_p = jax.nn.log_softmax(logits)
-    losses = -jnp.take_along_axis(log_p, y[:, None], 1)[:, 0]
-    return jnp.mean(losses * class_weight[y])
+    """Mean over a batch of `window_losses`."""
+    return jnp.mean(window_losses(logits, y, class_weight))
 
 
 def class_weights(class_weight: Any, y: np.ndarray, n_classes: int) -> np.ndarray:
