@@ -64,7 +64,9 @@ def test_convolution_by_fft_is_the_direct_one(width, dtype):
     direct = jax.lax.conv_general_dilated(x, kernel, (1,), [(2, 2)], dimension_numbers=layout)
     tolerance = 1e-5 if dtype == np.float32 else 1e-12
     np.testing.assert_allclose(convolve(x, kernel, 2), direct, atol=tolerance)
-    check_grads(lambda x, k: convolve(jnp.asarray(x), jnp.asarray(k), 2), (x, kernel), 1, ("rev",), atol=1e-2, rtol=1e-2)
+    check_grads(
+        lambda x, k: convolve(jnp.asarray(x), jnp.asarray(k), 2), (x, kernel), 1, ("rev",), atol=1e-2, rtol=1e-2
+    )
 
 
 def test_pooling_drops_the_rest():

@@ -11,17 +11,29 @@ from .bilevel import hypergradient, momentum_hypergradient
 from .critic import critic_losses
 from .data import load_sleep_physionet, simulate_sleep, split_subjects, subject_folds, zscore
 from .estimators import relax_bernoulli_gradient, relax_gradient
+from .plot import plot_policy, plot_search
+from .policy import Augmenter, Policy, augment, describe, exposure, init_policy
 
 if TYPE_CHECKING:
     from .networks import SleepStager
+    from .search import PolicySearch
     from .train import train_classifier
 
 __all__ = [
+    "Augmenter",
+    "Policy",
+    "PolicySearch",
     "SleepStager",
+    "augment",
     "critic_losses",
+    "describe",
+    "exposure",
     "hypergradient",
+    "init_policy",
     "load_sleep_physionet",
     "momentum_hypergradient",
+    "plot_policy",
+    "plot_search",
     "relax_bernoulli_gradient",
     "relax_gradient",
     "simulate_sleep",
@@ -31,15 +43,15 @@ __all__ = [
     "zscore",
 ]
 
-_WITH_FLAX = {"SleepStager": "networks", "train_classifier": "train"}
+_LAZY = {"PolicySearch": "search", "SleepStager": "networks", "train_classifier": "train"}
 
 
 def __getattr__(name: str) -> Any:
-    # flax takes a second to import, and only networks need it.
-    if name in _WITH_FLAX:
+    # flax and scikit-learn take seconds to import, and only these need them.
+    if name in _LAZY:
         from importlib import import_module
 
-        return getattr(import_module(f".{_WITH_FLAX[name]}", __name__), name)
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

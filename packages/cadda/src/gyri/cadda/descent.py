@@ -203,7 +203,9 @@ def relaxed_hypergradient(
 
     def train(theta: Any, params: Any) -> tuple[Array, Any]:
         stages = space.stages(draw_key, params, hard)
-        return on_windows(theta, apply_stages(apply_key, setting.transforms, batch.x, rows, stages, setting.temperature))
+        return on_windows(
+            theta, apply_stages(apply_key, setting.transforms, batch.x, rows, stages, setting.temperature)
+        )
 
     drift = heavy_ball(state.learner) if isinstance(space, PairSpace) else None
     ahead = unroll(train, valid, weights.params, state.params, xi, drift=drift)

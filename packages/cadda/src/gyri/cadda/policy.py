@@ -109,7 +109,7 @@ def project(policy: Policy) -> Policy:
     )
 
 
-def exposure(policy: Policy, *, temperature: ScalarLike = 0.05) -> Float[Array, "n_rows n_ops"]:
+def exposure(policy: Policy | Any, *, temperature: ScalarLike = 0.05) -> Float[Array, "n_rows n_ops"]:
     r"""How often a policy applies each operation: the mean over sub-policies and stages of weight times probability.
 
     Parameters
@@ -141,7 +141,9 @@ def exposure(policy: Policy, *, temperature: ScalarLike = 0.05) -> Float[Array, 
     return jnp.mean(jax.nn.softmax(policy.logits / temperature) * policy.probabilities, (1, 2))
 
 
-def describe(policy: Policy, transforms: Sequence[Transform], *, temperature: ScalarLike = 0.05) -> list[dict[str, Any]]:
+def describe(
+    policy: Policy | Any, transforms: Sequence[Transform] | Any, *, temperature: ScalarLike = 0.05
+) -> list[dict[str, Any]]:
     """A policy as rows of a table, such as `pandas.DataFrame` takes.
 
     Parameters
@@ -174,7 +176,8 @@ def describe(policy: Policy, transforms: Sequence[Transform], *, temperature: Sc
     >>> row["operation"], round(row["argument"]), row["unit"]
     ('time_mask', 50, 'samples')
     """
-    policy, transforms = check_policy(policy, transforms), check_transforms(transforms)
+    transforms = check_transforms(transforms)
+    policy = check_policy(policy, transforms)
     weights = np.asarray(jax.nn.softmax(policy.logits / temperature))
     p, mu = np.asarray(policy.probabilities), np.asarray(policy.magnitudes)
     rows = []
@@ -190,8 +193,8 @@ def describe(policy: Policy, transforms: Sequence[Transform], *, temperature: Sc
 
 def augment(
     key: Any,
-    policy: Policy,
-    transforms: Sequence[Transform],
+    policy: Policy | Any,
+    transforms: Sequence[Transform] | Any,
     x: Float[Any, "batch n_channels n_times"] | Any,
     y: Int[Any, " batch"] | Any = None,
     *,
@@ -258,7 +261,8 @@ def augment(
     """
     check_option(mode, "mode", MODES)
     check_option(estimator, "estimator", ESTIMATORS)
-    transforms, policy = check_transforms(transforms), check_policy(policy, transforms)
+    transforms = check_transforms(transforms)
+    policy = check_policy(policy, transforms)
     x = jnp.asarray(check_array(x, "x", shape=("batch", "n_channels", "n_times")))
     temperature = check_scalar(temperature, "temperature", minimum=0, strict=True)
     n_chunks = check_positive_int(n_chunks, "n_chunks")
@@ -401,11 +405,13 @@ def check_transforms(transforms: Any) -> tuple[Transform, ...]:
     return given
 
 
-def check_policy(policy: Any, transforms: tuple[Transform, ...] | None = None) -> Policy:
+def check_policy(policy: Any, transforms: Any = None) -> Policy:
     """Three arrays of one shape, with as many operations as there are transforms, probabilities within [0, 1]."""
     if not isinstance(policy, Policy):
         raise ValueError(f"policy: expected a Policy, got {type(policy).__name__}")
-    checked = Policy(*(jnp.asarray(check_array(leaf, f"policy.{name}", ndim=4)) for name, leaf in policy._asdict().items()))
+    checked = Policy(
+        *(jnp.asarray(check_array(leaf, f"policy.{name}", ndim=4)) for name, leaf in policy._asdict().items())
+    )
     for name, leaf in checked._asdict().items():
         if leaf.shape != checked.logits.shape:
             raise ValueError(f"policy.{name}: expected the shape of logits, {checked.logits.shape}, got {leaf.shape}")

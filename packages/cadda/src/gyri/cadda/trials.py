@@ -121,7 +121,9 @@ def try_policies(
     return Found(Policy(*(jnp.asarray(leaf) for leaf in snapshots[n_done])), history, interrupted)
 
 
-def score_by_training(key: Array, graphs: Graphs, weights: Weights, train: Data, valid: Data, **options: Any) -> Callable:
+def score_by_training(
+    key: Array, graphs: Graphs, weights: Weights, train: Data, valid: Data, **options: Any
+) -> Callable:
     """Score of an augmenter: minus the best balanced accuracy on the validation set of a network trained with it."""
 
     def score(augmenter: Augmenter) -> float:
