@@ -131,7 +131,8 @@ def plot_search(search: Any) -> Any:
     policies = [Policy(*leaves) for leaves in zip(*(history[name] for name in Policy._fields))]
     exposed = np.array([np.asarray(exposure(p, temperature=search.temperature)).mean(0) for p in policies])
     for n, transform in enumerate(search.transforms_):
-        left.plot(exposed[:, n], ".-", color=f"C{n % 10}", linestyle="-" if n < 10 else "--", label=transform.name)
+        style = {"color": f"C{n % 10}", "linestyle": "-" if n < 10 else "--"}
+        left.plot(exposed[:, n], marker=".", label=transform.name, **style)
     trials = "score" in history
     left.set(xlabel="trial" if trials else "epoch", ylabel="exposure", ylim=(0, None))
     left.legend(frameon=False, fontsize="x-small", ncols=2)

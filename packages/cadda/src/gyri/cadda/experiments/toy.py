@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from gyri.numerics.transform import Transform
+from gyri.reproduce import Claim, Data, Result, experiment
 
 from ..bilevel import hypergradient
 from ..policy import Policy, augment, init_policy, project
 from ..train import adam
+from .setting import new_figure, show_distributions
 
 SIZES = (64, 16, 3)
 SIGN_FLIP = (Transform("sign_flip", lambda key, x, arg: -x),)
@@ -69,3 +71,19 @@ def learn_polarity(seed: int, n_steps: int = 400) -> np.ndarray:
     keys = jax.random.split(jax.random.key(seed), n_steps)
     (_, policy, _, _), _ = jax.jit(lambda carry, keys: jax.lax.scan(step, carry, keys))(carry, keys)
     return np.asarray(policy.probabilities).ravel()
+
+
+@experiment(paper="cadda", figure="Toy", title="Polarity: what is known to be learned")
+def polarity(scale: str, key: int, sweep: Any) -> Result:
+    """Three classes of bumps: the sign of one may be flipped, those of the others tell them apart."""
+    n_seeds = {"quick": 5, "paper": 20}[scale]
+    found = np.array(sweep(learn_polarity, [key + i for i in range(n_seeds)]))
+    claims = [
+        Claim.at_least("probability of a flip, class of both signs (ideal: 0.5)", None, found[:, 0].min(), 0.4),
+        Claim.info("the same, all seeds", None, found[:, 0]),
+        Claim.at_most("probability of a flip, classes told apart by their sign", None, found[:, 1:].max(), 0.05),
+    ]
+    figure, (ax,) = new_figure()
+    show_distributions(ax, ["early bump, both signs", "late, upright", "late, inverted"], list(found.T), "probability")
+    captions = {"polarity": "Probability of a flip of the sign learned for each class; a point a seed."}
+    return Result(claims, {"polarity": figure}, Data.simulated("bumps in noise, 300 + 300 windows"), captions)
