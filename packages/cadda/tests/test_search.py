@@ -81,7 +81,7 @@ def test_every_method_searches(sets, method):
     again = make()
     for one, other in zip(search.policy_, again.policy_):
         np.testing.assert_array_equal(one, other)
-    moved = np.abs(search.history_["logits"][-1] - search.history_["logits"][0]).max()
+    moved = np.abs(search.history_["probabilities"][-1] - search.history_["probabilities"][0]).max()
     assert moved > 0 or method in ("autoaugment", "random", "fast_aa", "randaugment")
     rows = search.describe()
     assert len(rows) == n_rows * n_sub * 2 * 2 and {row["operation"] for row in rows} == set(OPS)

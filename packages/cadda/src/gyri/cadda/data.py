@@ -226,13 +226,13 @@ def load_sleep_physionet(
         raise ValueError(f"subjects: expected some of 0 to 82 without 39, 68, 69, 78, 79, got {wrong or subjects}")
     if not set(recordings) or set(recordings) - {1, 2}:
         raise ValueError(f"recordings: expected 1, 2 or both, got {recordings}")
-    max_wake_min = check_scalar(max_wake_min, "max_wake_min", minimum=0)
+    kept_min = float(check_scalar(max_wake_min, "max_wake_min", minimum=0))
     try:
         from mne.datasets.sleep_physionet.age import fetch_data
     except ImportError:
         raise ImportError('Sleep-EDF is read through MNE: pip install "gyri-cadda[mne]"') from None
     files = fetch_data(list(subjects), list(recordings), path=path, on_missing="warn", verbose="error")
-    parts = [read_night(*pair, h_freq, max_wake_min) for pair in files]
+    parts = [read_night(recording, hypnogram, h_freq, kept_min) for recording, hypnogram in files]
     # SC4<two digits of the subject><night>...
     who = [np.full(len(y), int(Path(pair[0]).name[3:5])) for pair, (_, y) in zip(files, parts)]
     return np.concatenate([X for X, _ in parts]), np.concatenate([y for _, y in parts]), np.concatenate(who)

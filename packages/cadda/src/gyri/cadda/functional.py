@@ -64,6 +64,7 @@ def network_dtype(weights: Weights) -> Any:
 
 def _fold(streams: PyTree, key: Array) -> PyTree:
     """Streams of random numbers for one call."""
+    structure: Any
     leaves, structure = jax.tree.flatten(streams)
     is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return structure.unflatten([jax.random.fold_in(key, i) if is_key(leaf) else leaf for i, leaf in enumerate(leaves)])
@@ -76,8 +77,8 @@ def run_training(graphs: Graphs, weights: Weights, key: Array, call: Callable) -
     """
     module = nnx.merge(graphs.training, weights.params, _fold(weights.streams, key), weights.stats, copy=True)
     result = call(module)
-    stats: Any = nnx.split(module, nnx.Param, nnx.RngState, ...)[3]
-    return result, stats
+    parts: Any = nnx.split(module, nnx.Param, nnx.RngState, ...)
+    return result, parts[3]
 
 
 def run_evaluation(graphs: Graphs, weights: Weights, x: Array) -> Array:

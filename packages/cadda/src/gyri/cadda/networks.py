@@ -141,14 +141,14 @@ class SleepStager(nnx.Module):
         rate = check_scalar(dropout, "dropout", minimum=0, maximum=1)
         if rate == 1:
             raise ValueError(f"dropout: expected a number >= 0 and < 1, got {dropout}")
-        sfreq = check_scalar(sfreq, "sfreq", minimum=0, strict=True)
-        width, pool = max(1, round(0.5 * sfreq)), math.ceil(0.125 * sfreq)
+        rate_hz = float(check_scalar(sfreq, "sfreq", minimum=0, strict=True))
+        width, pool = max(1, round(0.5 * rate_hz)), math.ceil(0.125 * rate_hz)
         self.mix = nnx.Linear(n_channels, n_channels, rngs=rngs) if n_channels > 1 else None
         self.first = TemporalBlock(1, n_filters, width, pool, batch_norm=batch_norm, rngs=rngs)
         self.second = TemporalBlock(n_filters, n_filters, width, pool, batch_norm=batch_norm, rngs=rngs)
         n_left = self.second.n_times_out(self.first.n_times_out(self.n_times))
         if n_left < 1:
-            raise ValueError(f"n_times: expected some {pool**2} samples or more at {sfreq:g} Hz, got {n_times}")
+            raise ValueError(f"n_times: expected some {pool**2} samples or more at {rate_hz:g} Hz, got {n_times}")
         self.dropout = nnx.Dropout(rate, rngs=rngs)
         self.dense = nnx.Linear(n_channels * n_left * n_filters, n_classes, rngs=rngs)
 

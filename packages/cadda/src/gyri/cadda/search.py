@@ -160,14 +160,14 @@ class PolicySearch(BaseEstimator):
         self.hypergradient = hypergradient
         self.n_subpolicies = n_subpolicies
         self.n_stages = n_stages
-        self.temperature = temperature
-        self.learning_rate = learning_rate
-        self.policy_learning_rate = policy_learning_rate
-        self.unroll_rate = unroll_rate
+        self.temperature: Any = temperature
+        self.learning_rate: Any = learning_rate
+        self.policy_learning_rate: Any = policy_learning_rate
+        self.unroll_rate: Any = unroll_rate
         self.batch_size = batch_size
         self.n_epochs = n_epochs
         self.n_warmup = n_warmup
-        self.sfreq = sfreq
+        self.sfreq: Any = sfreq
         self.ch_names = ch_names
         self.class_weight = class_weight
         self.random_state = random_state
@@ -317,7 +317,7 @@ class PolicySearch(BaseEstimator):
             state = descent.start_critic(setting, weights, key, dtype, train.X[:2])
             step, names = descent.density_step(setting), ("train_loss", "wasserstein")
         else:
-            options = {"batch_size": batch_size, "learning_rate": float(self.learning_rate)}
+            options: dict[str, Any] = {"batch_size": batch_size, "learning_rate": float(self.learning_rate)}
             weights = descent.warm_up(
                 self._key(5), graphs, weights, train, n_epochs=self.n_warmup, verbose=bool(self.verbose), **options
             )

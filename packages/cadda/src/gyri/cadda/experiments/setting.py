@@ -15,7 +15,7 @@ from ..search import PolicySearch
 from ..train import train_classifier
 
 # One subject to train on: with more, every method recognises all simulated windows.
-QUICK = {"n_subjects": 8, "n_windows": 50, "sfreq": 50.0}
+QUICK: dict[str, Any] = {"n_subjects": 8, "n_windows": 50, "sfreq": 50.0}
 PARTS = {"quick": (1 / 8, 2 / 8, 5 / 8), "paper": (0.8 * 70 / 78, 0.2 * 70 / 78, 8 / 78)}
 EPOCHS = {"quick": 60, "paper": 300}
 PATIENCE = {"quick": 60, "paper": 30}
@@ -53,8 +53,7 @@ def make_fold(scale: str, seed: int, fraction: float = 1.0) -> Fold:
     if fraction < 1:
         rng = np.random.default_rng([seed, 7])
         train = np.sort(rng.permutation(train)[: max(len(STAGES), round(fraction * len(train)))])
-    parts = (array for rows in (train, valid, test) for array in (X[rows], y[rows]))
-    return Fold(*parts, float(sfreq))
+    return Fold(X[train], y[train], X[valid], y[valid], X[test], y[test], sfreq)
 
 
 def data_of(scale: str) -> Data:

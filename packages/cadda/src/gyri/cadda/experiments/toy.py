@@ -44,9 +44,8 @@ def learn_polarity(seed: int, n_steps: int = 400) -> np.ndarray:
     (3,)
     """
     rng = np.random.default_rng(seed)
-    (X, y), (X_valid, y_valid) = (polarity_windows(rng, 300, both) for both in (False, True))
-    X, X_valid = jnp.asarray(X)[:, None], jnp.asarray(X_valid)[:, None]
-    y, y_valid = jnp.asarray(y), jnp.asarray(y_valid)
+    sets: Any = [polarity_windows(rng, 300, both) for both in (False, True)]
+    (X, y), (X_valid, y_valid) = jax.tree.map(jnp.asarray, sets)
     layers = list(pairwise(SIZES))
     theta = [(jnp.asarray(rng.standard_normal(s) / s[0] ** 0.5, jnp.float32), jnp.zeros(s[1])) for s in layers]
     policy = init_policy(seed, 1, n_subpolicies=1, n_stages=1, n_classes=3)
@@ -58,7 +57,7 @@ def learn_polarity(seed: int, n_steps: int = 400) -> np.ndarray:
         theta, policy, opt_theta, opt_policy = carry
         rows_key, valid_key, augment_key = jax.random.split(key, 3)
         rows, valid_rows = (jax.random.choice(k, 300, (64,), replace=False) for k in (rows_key, valid_key))
-        train = lambda t, a: loss(t, augment(augment_key, a, SIGN_FLIP, X[rows], y[rows]), y[rows])
+        train = lambda t, a: loss(t, augment(augment_key, a, SIGN_FLIP, X[rows][:, None], y[rows]), y[rows])
         valid = lambda t: loss(t, X_valid[valid_rows], y_valid[valid_rows])
         g, _ = hypergradient(train, valid, theta, policy, 0.1)
         move, opt_policy = adam(0.5).update(g, opt_policy)
