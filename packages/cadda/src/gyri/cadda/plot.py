@@ -134,8 +134,9 @@ def plot_search(search: Any) -> Any:
         style = {"color": f"C{n % 10}", "linestyle": "-" if n < 10 else "--"}
         left.plot(exposed[:, n], marker=".", label=transform.name, **style)
     trials = "score" in history
-    left.set(xlabel="trial" if trials else "epoch", ylabel="exposure", ylim=(0, None))
-    left.legend(frameon=False, fontsize="x-small", ncols=2)
+    room = 1.2 + 0.1 * len(search.transforms_) / 2  # for the names above the lines
+    left.set(xlabel="trial" if trials else "epoch", ylabel="exposure", ylim=(0, room * max(exposed.max(), 1e-3)))
+    left.legend(frameon=False, fontsize="x-small", ncols=2, loc="upper left")
     names = ("score",) if trials else ("train_loss", "valid_loss", "wasserstein")
     for name in names:
         if name in history and len(history[name]):

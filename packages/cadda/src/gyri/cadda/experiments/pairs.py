@@ -18,7 +18,7 @@ OPERATIONS = {
     "quick": ("identity", "sign_flip", "frequency_shift"),
     "paper": ("identity", *ARGUMENTS),
 }
-N_ASSIGNMENTS = {"quick": 4, "paper": 30}
+N_ASSIGNMENTS = {"quick": 3, "paper": 30}
 FRACTION = {"quick": 1.0, "paper": 0.02}
 
 

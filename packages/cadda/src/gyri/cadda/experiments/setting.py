@@ -15,10 +15,10 @@ from ..search import PolicySearch
 from ..train import train_classifier
 
 # One subject to train on: with more, every method recognises all simulated windows.
-QUICK: dict[str, Any] = {"n_subjects": 8, "n_windows": 50, "sfreq": 50.0}
+QUICK: dict[str, Any] = {"n_subjects": 8, "n_windows": 50, "sfreq": 40.0, "window_s": 15.0}
 PARTS = {"quick": (1 / 8, 2 / 8, 5 / 8), "paper": (0.8 * 70 / 78, 0.2 * 70 / 78, 8 / 78)}
-EPOCHS = {"quick": 60, "paper": 300}
-PATIENCE = {"quick": 60, "paper": 30}
+EPOCHS = {"quick": 30, "paper": 300}
+PATIENCE = {"quick": 30, "paper": 30}
 N_SEEDS = {"quick": 5, "paper": 10}
 
 
