@@ -152,7 +152,7 @@ class SleepStager(nnx.Module):
         self.dropout = nnx.Dropout(rate, rngs=rngs)
         self.dense = nnx.Linear(n_channels * n_left * n_filters, n_classes, rngs=rngs)
 
-    def embed(self, x: Float[Array, "batch n_channels n_times"]) -> Float[Array, "batch n_features"]:
+    def embed(self, x: Float[Any, "batch n_channels n_times"]) -> Float[Array, "batch n_features"]:
         """Features before dropout and the last layer.
 
         Parameters
@@ -172,6 +172,7 @@ class SleepStager(nnx.Module):
         """
         if x.shape[1:] != (self.n_channels, self.n_times):
             raise ValueError(f"x: expected shape (batch, {self.n_channels}, {self.n_times}), got {x.shape}")
+        x = jnp.asarray(x)
         mixed = x if self.mix is None else self.mix(x.swapaxes(1, 2)).swapaxes(1, 2)
         h = self.second(self.first(mixed.reshape(-1, self.n_times, 1)))
         return h.reshape(len(x), -1)
@@ -180,7 +181,7 @@ class SleepStager(nnx.Module):
         """Logits of features, dropout in training."""
         return self.dense(self.dropout(features))
 
-    def __call__(self, x: Float[Array, "batch n_channels n_times"]) -> Float[Array, "batch n_classes"]:
+    def __call__(self, x: Float[Any, "batch n_channels n_times"]) -> Float[Array, "batch n_classes"]:
         """Logits of windows."""
         return self.classify(self.embed(x))
 
