@@ -1,0 +1,291 @@
+"""One training step of an AugNet and its predictions, as pure compiled functions of flat lists of arrays.
+
+The step is compiled alone and called in a Python loop: XLA runs the derivatives of convolutions inside a scan many
+times slower on a CPU. A list of arrays, rather than the modules' nested state, keeps a call cheap.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+
+from .augerino import AUGMENTATION
+from .losses import invariance_penalty
+
+TRUNK_AND_AUGMENTATION = ("trunk", "augmentation")
+
+
+class Rates(NamedTuple):
+    """Settings of the optimiser for one group of parameters."""
+
+    learning_rate: float | Callable[..., Any]
+    weight_decay: float
+    decoupled: bool
+
+
+@lru_cache
+def make_optimizer(trunk: Rates, augmentation: Rates) -> optax.GradientTransformation:
+    """Adam with a rate and a decay of its own for the network and for the augmentations.
+
+    Parameters
+    ----------
+    trunk, augmentation : Rates
+        Learning rate (a number or an optax schedule), weight decay, and whether the decay is decoupled (AdamW) or
+        added to the gradient before Adam.
+
+    Returns
+    -------
+    optax.GradientTransformation
+        The same object for the same settings, so that a second fit compiles nothing.
+
+    Examples
+    --------
+    >>> rates = Rates(1e-3, 0.0, False)
+    >>> make_optimizer(rates, rates) is make_optimizer(rates, rates)
+    True
+    """
+
+    def adam(rates: Rates) -> optax.GradientTransformation:
+        if rates.decoupled:
+            return optax.adamw(rates.learning_rate, weight_decay=rates.weight_decay)
+        return optax.chain(optax.add_decayed_weights(rates.weight_decay), optax.adam(rates.learning_rate))
+
+    groups = dict(zip(TRUNK_AND_AUGMENTATION, (adam(trunk), adam(augmentation))))
+    return optax.multi_transform(groups, {name: name for name in TRUNK_AND_AUGMENTATION})
+
+
+class Totals(NamedTuple):
+    """Sums over the steps of an epoch."""
+
+    loss: Float[Array, ""]
+    cross_entropy: Float[Array, ""]
+    accuracy: Float[Array, ""]
+
+
+class Carry(NamedTuple):
+    """Everything a step reads and writes: the model in the order of :func:`split`, and what goes along."""
+
+    augmentation: Any
+    trunk: Any
+    rest: Any
+    optimizer: Any
+    step: Int[Array, ""]
+    totals: Totals
+
+
+def split(model: nnx.Module) -> tuple[Any, Any, Any, Any]:
+    """Graph definition, parameters of the augmentations, of the trunk, and all other state of a model.
+
+    Parameters
+    ----------
+    model : AugNet
+        The model.
+
+    Returns
+    -------
+    graph, augmentation, trunk, rest : GraphDef, State, State, State
+        What `nnx.merge` takes.
+
+    Examples
+    --------
+    >>> from flax import nnx
+    >>> from gyri.augnet import AugNet, AugmentationLayer, image_transforms
+    >>> net = AugNet(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), AugmentationLayer(image_transforms()))
+    >>> [len(jax.tree.leaves(part)) for part in split(net)[1:]]
+    [2, 2, 0]
+    """
+    parts: Any = nnx.split(model, nnx.WithTag(AUGMENTATION), nnx.Param, ...)
+    return parts
+
+
+def _groups(carry: Carry) -> dict[str, Any]:
+    return dict(zip(TRUNK_AND_AUGMENTATION, (carry.trunk, carry.augmentation)))
+
+
+def begin(model: nnx.Module, optimizer: optax.GradientTransformation) -> tuple[Any, Carry]:
+    """Split a model in training mode.
+
+    Parameters
+    ----------
+    model : AugNet
+        The model; its arrays are copied, since a step overwrites those that it is given.
+    optimizer : optax.GradientTransformation
+        As :func:`make_optimizer` gives.
+
+    Returns
+    -------
+    graph, carry : GraphDef, Carry
+        What is static, and what a step updates.
+
+    Examples
+    --------
+    >>> from flax import nnx
+    >>> from gyri.augnet import AugNet, AugmentationLayer, image_transforms
+    >>> net = AugNet(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), AugmentationLayer(image_transforms()))
+    >>> rates = Rates(1e-3, 0.0, False)
+    >>> int(begin(net, make_optimizer(rates, rates))[1].step)
+    0
+    """
+    graph, augmentation, trunk, rest = split(model)
+    augmentation, trunk, rest = jax.tree.map(jnp.copy, (augmentation, trunk, rest))
+    start = optimizer.init(dict(zip(TRUNK_AND_AUGMENTATION, (trunk, augmentation))))
+    zero = jnp.zeros((), jax.tree.leaves(augmentation)[0].dtype)
+    return graph, Carry(augmentation, trunk, rest, start, jnp.array(0), Totals(zero, zero + 0, zero + 0))
+
+
+def end(graph: Any, carry: Carry) -> nnx.Module:
+    """The model in a carry.
+
+    Parameters
+    ----------
+    graph, carry : GraphDef, Carry
+        As :func:`begin` gives.
+
+    Returns
+    -------
+    AugNet
+        A model with arrays of its own.
+
+    Examples
+    --------
+    >>> from flax import nnx
+    >>> from gyri.augnet import AugNet, AugmentationLayer, image_transforms
+    >>> net = AugNet(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), AugmentationLayer(image_transforms()))
+    >>> rates = Rates(1e-3, 0.0, False)
+    >>> end(*begin(net, make_optimizer(rates, rates))).weights.size
+    5
+    """
+    parts = jax.tree.map(jnp.copy, (carry.augmentation, carry.trunk, carry.rest))
+    return nnx.merge(graph, *parts)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
+def train_step(
+    graph: Any,
+    structure: Any,
+    optimizer: optax.GradientTransformation,
+    penalty: str,
+    leaves: list[Array],
+    x: Float[Array, "n *shape"],
+    y: Int[Array, "n"],
+    batches: Int[Array, "n_batches batch"],
+    reg: Float[Any, ""],
+    key: Key[Array, ""],
+) -> list[Array]:
+    """One step on the next batch: gradients, optimiser, projection.
+
+    Parameters
+    ----------
+    graph, structure : static
+        Graph definition of the model, and structure of the :class:`Carry`.
+    optimizer : optax.GradientTransformation
+        As :func:`make_optimizer` gives.
+    penalty : str
+        Kind of :func:`invariance_penalty`.
+    leaves : list of Array
+        The carry, flat; overwritten.
+    x, y : Array, shapes (n, ...) and (n,)
+        Training set.
+    batches : Array of int, shape (n_batches, batch)
+        Indices of this epoch's batches; step i takes row ``i % n_batches``.
+    reg : float
+        Factor of the penalty.
+    key : PRNG key
+        Source of randomness of the whole fit.
+
+    Returns
+    -------
+    list of Array
+        The carry after the step.
+    """
+    carry: Carry = jax.tree.unflatten(structure, leaves)
+    batch = batches[carry.step % len(batches)]
+    x, y = x[batch], y[batch]
+
+    def loss(groups: dict[str, Any]) -> tuple[Array, Any]:
+        model = nnx.merge(graph, groups["augmentation"], groups["trunk"], carry.rest, copy=True)
+        log_probabilities = model(x, key=jax.random.fold_in(key, carry.step))
+        cross_entropy = -jnp.take_along_axis(log_probabilities, y[:, None], axis=1).mean()
+        accuracy = (log_probabilities.argmax(1) == y).mean().astype(cross_entropy.dtype)
+        total = cross_entropy - reg * invariance_penalty(model, kind=penalty)
+        return total, (Totals(total, cross_entropy, accuracy), split(model)[3])
+
+    groups = _groups(carry)
+    gradients, (values, rest) = jax.grad(loss, has_aux=True)(groups)
+    updates, state = optimizer.update(gradients, carry.optimizer, groups)
+    groups = optax.apply_updates(groups, updates)
+    model = nnx.merge(graph, groups["augmentation"], groups["trunk"], rest, copy=True)
+    model.project()
+    totals = jax.tree.map(lambda total, value: total + value.astype(total.dtype), carry.totals, values)
+    _, augmentation, trunk, rest = split(model)
+    return jax.tree.leaves(Carry(augmentation, trunk, rest, state, carry.step + 1, totals))
+
+
+@partial(jax.jit, static_argnums=0)
+def predict_batch(graph: Any, leaves: list[Array], x: Float[Array, "n *shape"], key: Key[Array, ""]) -> Array:
+    """Outputs of a model in evaluation mode.
+
+    Parameters
+    ----------
+    graph : GraphDef
+        Of the model and its state's structure.
+    leaves : list of Array
+        Its state.
+    x : Array, shape (n, ...)
+        Batch.
+    key : PRNG key
+        Source of randomness.
+
+    Returns
+    -------
+    Array, shape (n, k)
+        Outputs.
+    """
+    definition, structure = graph
+    return nnx.merge(definition, jax.tree.unflatten(structure, leaves), copy=True)(x, key=key)
+
+
+def predict(model: nnx.Module, x: Any, key: Key[Array, ""], batch_size: int) -> Float[Array, "n k"]:
+    """Outputs of a model in evaluation mode, batch by batch.
+
+    Parameters
+    ----------
+    model : AugNet
+        In evaluation mode.
+    x : array, shape (n, ...)
+        Examples.
+    key : PRNG key
+        Source of randomness; batch b uses ``fold_in(key, b)``.
+    batch_size : int
+        Examples at a time; the last batch is filled up with zeros, so that one program serves all.
+
+    Returns
+    -------
+    Array, shape (n, k)
+        Outputs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from flax import nnx
+    >>> from gyri.augnet import AugNet, AugmentationLayer, eeg_transforms
+    >>> trunk = lambda x: x.mean(-1)
+    >>> net = AugNet(trunk, AugmentationLayer(eeg_transforms(100.0)))
+    >>> net.eval()
+    >>> predict(net, np.ones((5, 2, 100), np.float32), jax.random.key(0), 2).shape
+    (5, 2)
+    """
+    definition, state = nnx.split(model)
+    leaves, structure = jax.tree.flatten(state)
+    outputs = []
+    for number, start in enumerate(range(0, len(x), batch_size)):
+        batch = jnp.asarray(x[start : start + batch_size])
+        n = len(batch)
+        batch = jnp.pad(batch, [(0, batch_size - n)] + [(0, 0)] * (batch.ndim - 1))
+        outputs.append(predict_batch((definition, structure), leaves, batch, jax.random.fold_in(key, number))[:n])
+    return jnp.concatenate(outputs)
