@@ -50,6 +50,7 @@ LOWERED = {
 
 # Name of the public function: why it never runs inside jit.
 HOST_SIDE = {
+    "gyri.augnet.eeg_transforms": "builds a tuple of functions",
     "gyri.augnet.AugNetClassifier": "a scikit-learn estimator",
     "gyri.augnet.image_transforms": "builds a tuple of functions",
     "gyri.augnet.plot_augmentations": "draws",
