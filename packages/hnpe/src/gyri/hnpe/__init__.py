@@ -1,6 +1,6 @@
-"""The method in one line; the names listed here are the package's interface."""
+"""temporary."""
 
-from ._version import __version__
-from .mean import shrunk_mean
-
-__all__ = ["__version__", "shrunk_mean"]
+from ._version import __version__ as __version__
+from .prior import HierarchicalPrior
+from .simulation import Simulations, simulate
+from .simulators import ToyModel
