@@ -166,11 +166,11 @@ class JansenRit:
         if theta.ndim == 0 or theta.shape[-1] != 4:
             raise ValueError(f"theta: expected shape (..., 4), got {theta.shape}")
         leading = theta.shape[:-1]
-        state, noise_key = self._start(as_key(key), leading, theta.dtype, initial_state)
+        state, words = self._start(as_key(key), leading, theta.dtype, initial_state)
         step, n_burn = self._step(theta), round(self.burn_in * self.sfreq)
 
         def sample(state: tuple, block: Array) -> tuple[tuple, Array]:
-            noise = self._noise(noise_key, block, leading, theta.dtype)
+            noise = self._noise(words, block, leading, theta.dtype)
             return jax.lax.scan(lambda *args: (step(*args), None), state, noise)[0], state[1] - state[2]
 
         # The inner loop is computed anew in the backward pass: memory of a state a sample, not a step.
@@ -219,7 +219,7 @@ class JansenRit:
         theta = jnp.asarray(check_array(theta, "theta", shape=(4,)))
         n_all = round((self.burn_in + self.duration) / self.dt)
         n_steps = n_all if n_steps is None else check_positive_int(n_steps, "n_steps", minimum=0)
-        first, noise_key = self._start(as_key(key), (), theta.dtype, initial_state)
+        first, words = self._start(as_key(key), (), theta.dtype, initial_state)
         step = self._step(theta)
 
         def record(state: tuple, noise: Array) -> tuple[tuple, Array]:
@@ -228,7 +228,7 @@ class JansenRit:
             return new, jnp.stack(self._half_kick(new, theta, sign=-1.0))
 
         def block(state: tuple, i: Array) -> tuple[tuple, Array]:
-            return jax.lax.scan(record, state, self._noise(noise_key, i, (), theta.dtype))
+            return jax.lax.scan(record, state, self._noise(words, i, (), theta.dtype))
 
         n_blocks = -(-n_steps // self._stride)
         _, path = jax.lax.scan(block, self._half_kick(first, theta), jnp.arange(n_blocks))
@@ -237,17 +237,29 @@ class JansenRit:
     # --- one step -----------------------------------------------------------------------------------------------------
 
     def _start(self, key: Array, shape: tuple[int, ...], dtype: Any, initial_state: Any) -> tuple[tuple, Array]:
-        """Initial state, one array a variable, and the key of the noise."""
+        """Initial state, one array a variable, and the two words that all noise is made from."""
         state_key, noise_key = jax.random.split(key)
         if initial_state is None:
             state = jax.random.normal(state_key, (*shape, 6), dtype)
         else:
             state = jnp.asarray(check_array(initial_state, "initial_state", shape=(*shape, 6)), dtype)
-        return tuple(jnp.moveaxis(state, -1, 0)), noise_key
+        return tuple(jnp.moveaxis(state, -1, 0)), jax.random.bits(noise_key, (2,), jnp.uint32)
 
-    def _noise(self, key: Array, block: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Noise of all steps up to the next sample; drawing it takes more than half the time, large blocks the least."""
-        return jax.random.normal(jax.random.fold_in(key, block), (self._stride, _N_NOISE, *shape), dtype)
+    def _noise(self, words: Array, block: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Normal numbers of all steps up to the next sample.
+
+        They take more than half of a simulation. Threefry in counter mode, both halves of its output used: with one key a
+        recording under `vmap` this is 2.5 times faster than `jax.random.normal` with keys folded in.
+        """
+        from jax.extend.random import threefry2x32_p
+
+        half = (self._stride, _N_NOISE // 2, *shape)
+        counter = jnp.arange(int(np.prod(half)), dtype=jnp.uint32).reshape(half)
+        high = jnp.broadcast_to(block.astype(jnp.uint32), half)
+        bits = jnp.concatenate(threefry2x32_p.bind(*(jnp.broadcast_to(w, half) for w in words), high, counter), 1)
+        # Centred cells of the open interval (-1, 1): never infinite.
+        uniform = ((bits >> 8).astype(jnp.int32).astype(dtype) - (2**23 - 0.5)) * 2.0**-23
+        return jax.lax.erf_inv(uniform) * np.sqrt(2).astype(dtype)
 
     def _forces(self, state: tuple, theta: Array) -> tuple[Array, Array, Array]:
         q1, q2, q3 = state[:3]
