@@ -38,7 +38,11 @@ def simulations(toy):
 @pytest.fixture(scope="session")
 def estimator(toy, simulations):
     """Trained for a few epochs: good enough for everything but accuracy."""
-    return HNPE(toy.prior, hidden=(16,), n_features=8).append_simulations(*simulations).train(1, max_epochs=8, progress=False)
+    return (
+        HNPE(toy.prior, hidden=(16,), n_features=8)
+        .append_simulations(*simulations)
+        .train(1, max_epochs=8, progress=False)
+    )
 
 
 @pytest.fixture(scope="session")

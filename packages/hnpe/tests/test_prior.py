@@ -22,9 +22,14 @@ LAWS = {
     "truncated": dist.TruncatedNormal(0.0, 1.0, low=-1.0, high=2.0),
     "below": dist.TruncatedNormal(0.0, 1.0, high=0.5),
 }
-ALL = HierarchicalPrior({n: LAWS[n] for n in ("uniform", "beta", "normal", "gamma")}, {n: LAWS[n] for n in ("pareto", "truncated", "below")})
+ALL = HierarchicalPrior(
+    {n: LAWS[n] for n in ("uniform", "beta", "normal", "gamma")}, {n: LAWS[n] for n in ("pareto", "truncated", "below")}
+)
 CONDITIONAL = HierarchicalPrior(
-    {"alpha": lambda shared: dist.TruncatedNormal(shared["mean"], 1.0, low=0.0, high=4.0), "free": dist.Normal(0.0, 1.0)},
+    {
+        "alpha": lambda shared: dist.TruncatedNormal(shared["mean"], 1.0, low=0.0, high=4.0),
+        "free": dist.Normal(0.0, 1.0),
+    },
     {"mean": dist.Uniform(0.0, 2.0)},
 )
 
@@ -38,7 +43,13 @@ def test_names_and_sizes():
 def test_draws_follow_their_laws():
     draws = np.asarray(ALL.sample(0, (4000,)))
     ends = stats.truncnorm(-1, 2), stats.truncnorm(-np.inf, 0.5)
-    oracles = stats.uniform(-3, 8), stats.beta(2, 3), stats.norm(1, 2), stats.gamma(2, scale=1 / 1.5), stats.pareto(3, scale=1.5)
+    oracles = (
+        stats.uniform(-3, 8),
+        stats.beta(2, 3),
+        stats.norm(1, 2),
+        stats.gamma(2, scale=1 / 1.5),
+        stats.pareto(3, scale=1.5),
+    )
     for column, oracle in zip(draws.T, (*oracles, *ends), strict=True):
         assert stats.kstest(column, oracle.cdf).pvalue > 1e-3
     assert abs(np.corrcoef(draws.T) - np.eye(7)).max() < 0.08
@@ -69,9 +80,7 @@ def test_conditional_law():
     assert stats.kstest(draws[:, 0], stats.truncnorm(-1.5, 2.5, loc=1.5).cdf).pvalue > 1e-3
     theta = CONDITIONAL.sample(2, (5,))
     t = np.asarray(theta)
-    expected = [
-        stats.truncnorm(-m, 4 - m, loc=m).logpdf(a) + stats.norm.logpdf(f) + np.log(0.5) for a, f, m in t
-    ]
+    expected = [stats.truncnorm(-m, 4 - m, loc=m).logpdf(a) + stats.norm.logpdf(f) + np.log(0.5) for a, f, m in t]
     np.testing.assert_allclose(CONDITIONAL.log_prob(theta), expected, rtol=1e-4, atol=1e-5)
 
 

@@ -177,14 +177,18 @@ class HNPE:
         if x.ndim < 1 or len(x) != len(theta):
             raise ValueError(f"x: expected {len(theta)} recordings as theta has rows, got shape {x.shape}")
         n, event = len(x), x.shape[1:]
-        x_extra = np.zeros((n, 0, *event), dtype) if x_extra is None else np.asarray(_as_floats(x_extra, "x_extra"), dtype)
+        x_extra = (
+            np.zeros((n, 0, *event), dtype) if x_extra is None else np.asarray(_as_floats(x_extra, "x_extra"), dtype)
+        )
         if x_extra.ndim < 2 or x_extra.shape[:1] + x_extra.shape[2:] != x.shape:
             raise ValueError(f"x_extra: expected shape {(n, 'N', *event)}, got {x_extra.shape}".replace("'N'", "N"))
         mask = np.ones(x_extra.shape[:2], bool) if mask is None else np.asarray(mask)
         if mask.shape != x_extra.shape[:2] or mask.dtype != bool:
             raise ValueError(f"mask: expected bool of shape {x_extra.shape[:2]}, got {mask.dtype} of {mask.shape}")
         if self.aggregate == "stack" and not mask.all():
-            raise ValueError('aggregate: "stack" takes a fixed number of other recordings, got a mask with missing ones')
+            raise ValueError(
+                'aggregate: "stack" takes a fixed number of other recordings, got a mask with missing ones'
+            )
         for other, _ in self._rounds[:1]:
             if other.x.shape[1:] != event:
                 raise ValueError(f"x: expected recordings of shape {other.x.shape[1:]} as before, got {event}")

@@ -139,7 +139,10 @@ class JansenRit:
         return round(1 / (self.sfreq * self.dt))
 
     def __call__(
-        self, key: Key[Array, ""] | Array | int, theta: Float[Any, "*n 4"], initial_state: Float[Any, "*n 6"] | None = None
+        self,
+        key: Key[Array, ""] | Array | int,
+        theta: Float[Any, "*n 4"],
+        initial_state: Float[Any, "*n 6"] | None = None,
     ) -> Float[Array, "*n n_times"]:
         """Simulate recordings.
 

@@ -440,9 +440,9 @@ def encode_prior(prior: HierarchicalPrior) -> dict | None:
 
 def decode_prior(about: dict) -> HierarchicalPrior:
     """Inverse of :func:`encode_prior`."""
-    return HierarchicalPrior(**{
-        side: {name: _decode(law) for name, law in about[side].items()} for side in ("local", "shared")
-    })
+    return HierarchicalPrior(
+        **{side: {name: _decode(law) for name, law in about[side].items()} for side in ("local", "shared")}
+    )
 
 
 def _encode(law: Any) -> dict | None:

@@ -204,9 +204,7 @@ class ToyModel:
 
     # --- alpha, given beta --------------------------------------------------------------------------------------------
 
-    def log_prob_local(
-        self, alpha: Float[Any, "*n"], beta: Float[Any, "*n"], x: Float[Any, "1"]
-    ) -> Float[Array, "*n"]:
+    def log_prob_local(self, alpha: Float[Any, "*n"], beta: Float[Any, "*n"], x: Float[Any, "1"]) -> Float[Array, "*n"]:
         """Exact log density of alpha given beta and its recording: a normal law truncated to (0, 1).
 
         Parameters
