@@ -1,6 +1,7 @@
 """Hierarchical neural posterior estimation: one network for a recording and any number of others.
 
-Rodrigues, Moreau, Louppe, Gramfort (2021), "HNPE: Leveraging Global Parameters for Neural Posterior Estimation", NeurIPS.
+Rodrigues, Moreau, Louppe, Gramfort (2021), "HNPE: Leveraging Global Parameters for Neural Posterior Estimation",
+NeurIPS.
 """
 
 from ._version import __version__ as __version__

@@ -142,9 +142,9 @@ def lfvi(
     """Variational inference in a hierarchical implicit model: the likelihood is replaced by a learned ratio.
 
     Flows q(shared) and q(local | recording, shared) are moved up the evidence bound. The ratio tells the model's tuples
-    (shared from q, local from the prior, simulated recording) from those of the approximation (shared from q, an observed
-    recording, local from q given both); it therefore holds the prior of the local parameters and the entropy of their
-    flow, and the bound is the sum of ratios plus ``log p(shared) - log q(shared)``.
+    (shared from q, local from the prior, simulated recording) from those of the approximation (shared from q, an
+    observed recording, local from q given both); it therefore holds the prior of the local parameters and the entropy
+    of their flow, and the bound is the sum of ratios plus ``log p(shared) - log q(shared)``.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ def _filter_taps(sfreq: float, l_freq: float, h_freq: float) -> np.ndarray:
 
 
 def bandpass(
-    x: Float[Any, "*n n_times"], sfreq: float | int = 128.0, l_freq: float | int = 3.0, h_freq: float | int = 40.0
+    x: Any, sfreq: float | int = 128.0, l_freq: float | int = 3.0, h_freq: float | int = 40.0
 ) -> Float[Array, "*n n_times"]:
     """Band-pass filter without delay, in JAX: simulations can go through the very filter that the recordings had.
 

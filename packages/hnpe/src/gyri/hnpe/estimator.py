@@ -56,8 +56,8 @@ class HNPE:
     Attributes
     ----------
     history_ : dict of list
-        ``"train_loss"``, ``"valid_loss"`` (minus the log density of the parameters in round 0, the atomic loss later) and
-        ``"round"``, one entry an epoch.
+        ``"train_loss"``, ``"valid_loss"`` (minus the log density of the parameters in round 0, the atomic loss later)
+        and ``"round"``, one entry an epoch.
     params_ : pytree of Array
         Trained weights.
 
@@ -88,12 +88,12 @@ class HNPE:
 
     def __init__(
         self,
-        prior: HierarchicalPrior,
+        prior: Any,
         *,
         density_estimator: str = "nsf",
         factorized: bool = True,
-        aggregate: str | Callable = "deepset",
-        embedding: Callable | None = None,
+        aggregate: Any = "deepset",
+        embedding: Any = None,
         n_features: int = 32,
         hidden: tuple[int, ...] = (64, 64),
         n_layers: int | None = None,
@@ -111,7 +111,7 @@ class HNPE:
         hidden = tuple(check_positive_int(width, "hidden") for width in hidden)
         if len(set(hidden)) != 1:
             raise ValueError(f"hidden: expected one or more equal widths, got {hidden}")
-        self.prior = prior
+        self.prior: HierarchicalPrior = prior
         self.density_estimator, self.factorized, self.aggregate = density_estimator, bool(factorized), aggregate
         self.embedding, self.hidden = embedding, hidden
         self.n_features = check_positive_int(n_features, "n_features")
@@ -308,7 +308,8 @@ class HNPE:
             raise ValueError(f"batch_size: expected at most {n // 2}, two batches of {n} simulations, got {batch_size}")
         if self._spec is None:
             self._build(simulations)
-        assert self._spec is not None and self._standardizer is not None
+        assert self._spec is not None
+        assert self._standardizer is not None
         atomic = not from_prior.all()
         loss = make_loss(self._spec.static, n_atoms if atomic else 0, atomic and bool(combined_loss))
         data = self._standardizer.prepare(self.prior, simulations)
@@ -359,7 +360,7 @@ class HNPE:
         *,
         n_simulations: int = 10_000,
         n_rounds: int = 1,
-        n_extra: int | tuple[int, int] = 0,
+        n_extra: Any = 0,
         x_o: Any = None,
         x_extra_o: Any = None,
         summary: Callable | None = None,

@@ -1,4 +1,4 @@
-"""Conditional normalizing flows: spline or affine layers of `flowjax`, whose parameters are networks of the condition."""
+"""Conditional normalizing flows: layers of splines or affine maps, whose parameters are networks of the condition."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -143,7 +143,7 @@ def make_flow(
     n_bins: int,
     activation: Callable = jax.nn.silu,
 ) -> Transformed:
-    """Conditional flow over standardised unconstrained parameters, whose density is cheap and whose draws take `dim` passes.
+    """Conditional flow on standardised unconstrained parameters: cheap densities, draws in `dim` passes a layer.
 
     Parameters
     ----------

@@ -44,8 +44,8 @@ class JansenRit:
         \ddot q_2 &= A a\,(\mu + 0.8 C\,S(C q_1)) - 2 a \dot q_2 - a^2 q_2 + \sigma \dot W_5 \\
         \ddot q_3 &= B b\,0.25 C\,S(0.25 C q_1) - 2 b \dot q_3 - b^2 q_3 + \sigma_6 \dot W_6
 
-    and :math:`x = 10^{g/10} (q_2 - q_3)`. The linear part is solved exactly in law, so that without coupling (C = 0) the
-    stationary law is exact at any step; with it the scheme is of second order.
+    and :math:`x = 10^{g/10} (q_2 - q_3)`. The linear part is solved exactly in law, so that without coupling (C = 0)
+    the stationary law is exact at any step; with it the scheme is of second order.
 
     Parameters
     ----------
@@ -141,8 +141,8 @@ class JansenRit:
     def __call__(
         self,
         key: Key[Array, ""] | Array | int,
-        theta: Float[Any, "*n 4"],
-        initial_state: Float[Any, "*n 6"] | None = None,
+        theta: Any,
+        initial_state: Any = None,
     ) -> Float[Array, "*n n_times"]:
         """Simulate recordings.
 
@@ -185,8 +185,8 @@ class JansenRit:
     def trajectory(
         self,
         key: Key[Array, ""] | Array | int,
-        theta: Float[Any, "4"],
-        initial_state: Float[Any, "6"] | None = None,
+        theta: Any,
+        initial_state: Any = None,
         n_steps: int | None = None,
     ) -> Float[Array, "n_steps_1 6"]:
         """All states at every step, from the initial one on: no burn-in cut, no gain.
@@ -251,8 +251,8 @@ class JansenRit:
     def _noise(self, words: Array, block: Array, shape: tuple[int, ...], dtype: Any) -> Array:
         """Normal numbers of all steps up to the next sample.
 
-        They take more than half of a simulation. Threefry in counter mode, both halves of its output used: with one key a
-        recording under `vmap` this is 2.5 times faster than `jax.random.normal` with keys folded in.
+        They take more than half of a simulation. Threefry in counter mode, both halves of its output used: with one key
+        a recording under `vmap` this is 2.5 times faster than `jax.random.normal` with keys folded in.
         """
         from jax.extend.random import threefry2x32_p
 

@@ -84,8 +84,8 @@ def apt_loss(log_q: Float[Any, "n n_atoms"], log_prior: Float[Any, "n n_atoms"])
 def make_loss(static: Static, n_atoms: int, combined: bool) -> Callable[[PyTree, dict, Array], Array]:
     """Mean loss of a batch; the same function for networks of the same form, so that they share compiled programs.
 
-    A batch holds standardised ``z``, ``x``, ``x_extra``, ``mask``, ``log_det`` (log density of theta minus that of z) and,
-    for the atomic loss (`n_atoms` > 0), ``log_prior`` and ``from_prior``.
+    A batch holds standardised ``z``, ``x``, ``x_extra``, ``mask``, ``log_det`` (log density of theta minus that of z)
+    and, for the atomic loss (`n_atoms` > 0), ``log_prior`` and ``from_prior``.
     """
 
     def loss(params: PyTree, batch: dict, key: Array) -> Array:

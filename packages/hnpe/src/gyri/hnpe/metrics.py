@@ -12,16 +12,17 @@ from gyri.numerics.validation import check_array, check_positive_int, check_scal
 
 
 def sinkhorn_divergence(
-    x: Float[Any, "n d"],
-    y: Float[Any, "m d"],
-    a: Float[Any, "n"] | None = None,
-    b: Float[Any, "m"] | None = None,
+    x: Any,
+    y: Any,
+    a: Any = None,
+    b: Any = None,
     blur: float | int = 0.05,
     n_iter: int = 100,
 ) -> Float[Array, ""]:
     """Debiased entropic transport cost between two weighted samples, for half the squared distance.
 
-    ``OT(x, y) - OT(x, x) / 2 - OT(y, y) / 2``, each regularised with ``blur ** 2``; 0 for equal samples. Differentiable.
+    ``OT(x, y) - OT(x, x) / 2 - OT(y, y) / 2``, each regularised with ``blur ** 2``; 0 for equal samples, and
+    differentiable.
 
     Parameters
     ----------
@@ -54,8 +55,8 @@ def sinkhorn_divergence(
 
     References
     ----------
-    Feydy, Séjourné, Vialard, Amari, Trouvé, Peyré (2019), Interpolating between optimal transport and MMD using Sinkhorn
-    divergences, AISTATS.
+    Feydy, Séjourné, Vialard, Amari, Trouvé, Peyré (2019), Interpolating between optimal transport and MMD using
+    Sinkhorn divergences, AISTATS.
     """
     x = jnp.asarray(check_array(x, "x", ndim=2))
     y = jnp.asarray(check_array(y, "y", shape=(None, x.shape[1])))
@@ -100,8 +101,8 @@ def _check_samples(samples: Any, theta: Any) -> tuple[Array, Array]:
     return samples, jnp.asarray(check_array(theta, "theta", shape=(samples.shape[1],)), samples.dtype)
 
 
-def dirac_distance(samples: Float[Any, "n d"], theta: Float[Any, "d"], normalize: bool = False) -> Float[Array, "d"]:
-    """Squared 2-Wasserstein distance of each coordinate of a sample to the truth: variance plus squared error of the mean.
+def dirac_distance(samples: Any, theta: Any, normalize: bool = False) -> Float[Array, "d"]:
+    """Squared 2-Wasserstein distance of each coordinate to the truth: variance plus squared error of the mean.
 
     Parameters
     ----------
@@ -134,7 +135,7 @@ def dirac_distance(samples: Float[Any, "n d"], theta: Float[Any, "d"], normalize
     return distance / samples.std(0) if normalize else distance
 
 
-def contraction(samples: Float[Any, "n d"], prior_samples: Float[Any, "m d"]) -> Float[Array, "d"]:
+def contraction(samples: Any, prior_samples: Any) -> Float[Array, "d"]:
     """By how much the data narrowed the prior: 1 minus the ratio of variances.
 
     Parameters
@@ -166,7 +167,7 @@ def contraction(samples: Float[Any, "n d"], prior_samples: Float[Any, "m d"]) ->
     return 1 - samples.var(0) / prior_samples.var(0).astype(samples.dtype)
 
 
-def z_score(samples: Float[Any, "n d"], theta: Float[Any, "d"]) -> Float[Array, "d"]:
+def z_score(samples: Any, theta: Any) -> Float[Array, "d"]:
     """Error of the posterior's mean in its standard deviations.
 
     Parameters

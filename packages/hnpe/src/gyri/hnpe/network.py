@@ -73,9 +73,8 @@ class Network(eqx.Module):
 
     def log_prob(self, z: Array, condition: tuple[Array, Array]) -> Array:
         """Log density of one vector, local parameters first."""
-        first, every = condition
         if self.joint is not None:
-            return flow_log_prob(self.joint, z, every)
+            return flow_log_prob(self.joint, z, condition[1])
         local, shared = z[: self.n_local], z[self.n_local :]
         return self.log_prob_shared(shared, condition) + self.log_prob_local(local, shared, condition)
 
@@ -98,7 +97,7 @@ class Network(eqx.Module):
         return jnp.concatenate([local, shared])
 
 
-def takes_key(function: Callable) -> bool:
+def takes_key(function: Any) -> bool:
     """Whether a module follows Equinox's convention of a keyword `key`."""
     try:
         return "key" in inspect.signature(function).parameters

@@ -86,10 +86,10 @@ class Observation(NamedTuple):
 class HNPEPosterior:
     """Posterior of local and shared parameters; made by :class:`HNPE`, a pytree.
 
-    Every method takes an observation, or uses the one that :meth:`condition` has stored: `x` of the shape of one simulated
-    recording; `x_extra`, shape (N, ...), with any N up to the largest seen in training, which never compiles anew;
-    `mask`, shape (N,), for those that count. They run inside `jax.jit`, `jax.vmap` (over observations, too) and `jax.grad`;
-    values are checked outside only.
+    Every method takes an observation, or uses the one that :meth:`condition` has stored: `x` of the shape of one
+    simulated recording; `x_extra`, shape (N, ...), with any N up to the largest seen in training, which never compiles
+    anew; `mask`, shape (N,), for those that count. They run inside `jax.jit`, `jax.vmap` (over observations, too) and
+    `jax.grad`; values are checked outside only.
 
     Parameters
     ----------
@@ -196,7 +196,7 @@ class HNPEPosterior:
         return Observation(*map(jnp.asarray, (x, x_extra, mask)))
 
     def _at(self, x: Any, x_extra: Any, mask: Any) -> "HNPEPosterior":
-        """This posterior with an observation and nothing that would compile anew."""
+        """Copy with an observation, and nothing that would compile anew."""
         return HNPEPosterior(self.spec, self.params, self.standardizer, self._observe(x, x_extra, mask))
 
     def _context(self, network: Network) -> tuple[Array, Array]:
@@ -231,9 +231,7 @@ class HNPEPosterior:
         """
         return _sample(self._at(x, x_extra, mask), as_key(key), tuple(sample_shape))
 
-    def log_prob(
-        self, theta: Float[Any, "*n dim"], x: Any = None, x_extra: Any = None, mask: Any = None
-    ) -> Float[Array, "*n"]:
+    def log_prob(self, theta: Any, x: Any = None, x_extra: Any = None, mask: Any = None) -> Float[Array, "*n"]:
         """Log density; minus infinity outside the prior's support.
 
         Parameters
@@ -256,9 +254,7 @@ class HNPEPosterior:
         theta = self.prior.check_theta(theta)
         return _log_prob(self._at(x, x_extra, mask), theta.astype(self.spec.dtype))
 
-    def log_prob_shared(
-        self, shared: Float[Any, "*n n_shared"], x: Any = None, x_extra: Any = None, mask: Any = None
-    ) -> Float[Array, "*n"]:
+    def log_prob_shared(self, shared: Any, x: Any = None, x_extra: Any = None, mask: Any = None) -> Float[Array, "*n"]:
         """Log density of the shared parameters alone.
 
         Parameters
@@ -284,8 +280,8 @@ class HNPEPosterior:
 
     def log_prob_local(
         self,
-        local: Float[Any, "*n n_local"],
-        shared: Float[Any, "*n n_shared"],
+        local: Any,
+        shared: Any,
         x: Any = None,
         x_extra: Any = None,
         mask: Any = None,

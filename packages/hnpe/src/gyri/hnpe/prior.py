@@ -68,7 +68,7 @@ class HierarchicalPrior:
     Rodrigues, Moreau, Louppe, Gramfort (2021), arXiv 2102.06477, section 2.
     """
 
-    def __init__(self, local: Mapping[str, Law], shared: Mapping[str, Law]) -> None:
+    def __init__(self, local: Any, shared: Any) -> None:
         for laws, name in ((local, "local"), (shared, "shared")):
             if not isinstance(laws, Mapping) or not laws:
                 raise ValueError(f"{name}: expected a mapping of names to distributions, not empty, got {laws!r}")
@@ -144,7 +144,7 @@ class HierarchicalPrior:
         return jnp.concatenate([self._draw_local(local_key, shared, sample_shape), shared], -1)
 
     def sample_local(
-        self, key: Key[Array, ""] | Array | int, shared: Float[Any, "n_shared"], sample_shape: tuple[int, ...] = ()
+        self, key: Key[Array, ""] | Array | int, shared: Any, sample_shape: tuple[int, ...] = ()
     ) -> Float[Array, "*n n_local"]:
         """Draw local parameters under given shared ones.
 
@@ -185,7 +185,7 @@ class HierarchicalPrior:
             columns.append(law.expand(shape).sample(k))
         return jnp.stack(columns, -1).astype(shared.dtype)
 
-    def log_prob(self, theta: Float[Any, "*n dim"]) -> Float[Array, "*n"]:
+    def log_prob(self, theta: Any) -> Float[Array, "*n"]:
         """Log density; minus infinity outside the support.
 
         Parameters
@@ -236,7 +236,7 @@ class HierarchicalPrior:
 
     # --- the unconstrained space --------------------------------------------------------------------------------------
 
-    def support(self, theta: Float[Any, "*n dim"]) -> Array:
+    def support(self, theta: Any) -> Array:
         """Tell which parameters lie in the open support.
 
         Parameters
@@ -273,7 +273,7 @@ class HierarchicalPrior:
         both = np.isfinite(lower) & np.isfinite(upper)
         return jnp.asarray(np.where(both, np.where(both, lower, 0) / 2 + np.where(both, upper, 0) / 2, middle), dtype)
 
-    def unconstrain(self, theta: Float[Any, "*n dim"]) -> tuple[Float[Array, "*n dim"], Float[Array, "*n"]]:
+    def unconstrain(self, theta: Any) -> tuple[Float[Array, "*n dim"], Float[Array, "*n"]]:
         """Map the support onto the whole space: a logit on intervals, a logarithm on half-lines.
 
         Parameters
@@ -299,7 +299,7 @@ class HierarchicalPrior:
         z, log_det = self.to_line(self.check_theta(theta))
         return z, log_det.sum(-1)
 
-    def constrain(self, z: Float[Any, "*n dim"]) -> Float[Array, "*n dim"]:
+    def constrain(self, z: Any) -> Float[Array, "*n dim"]:
         """Inverse of :meth:`unconstrain`; never leaves the open support, whatever z.
 
         Parameters

@@ -91,7 +91,7 @@ def simulate(
     prior: HierarchicalPrior,
     simulator: Callable,
     n_simulations: int,
-    n_extra: int | tuple[int, int] = 0,
+    n_extra: Any = 0,
     *,
     summary: Callable | None = None,
     proposal: Any = None,

@@ -6,8 +6,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
 from jax.scipy.special import log_ndtr, ndtri
+from jaxtyping import Array, Float, Key
 
 from gyri.numerics.validation import as_key, check_array, check_option, check_positive_int, check_scalar
 
@@ -88,7 +88,7 @@ class ToyModel:
         """Uniform on the unit square, the same object each time."""
         return unit_prior("alpha", "beta")
 
-    def __call__(self, key: Key[Array, ""] | Array | int, theta: Float[Any, "2"]) -> Float[Array, "1"]:
+    def __call__(self, key: Key[Array, ""] | Array | int, theta: Any) -> Float[Array, "1"]:
         """Simulate one recording.
 
         Parameters
@@ -152,9 +152,7 @@ class ToyModel:
         """Minus the log of the smallest possible beta, and the power k of its density beta^-(k + 1)."""
         return -jnp.log(jnp.max(x)) / self.gamma, self.gamma * x.shape[0] - 1
 
-    def log_prob_shared(
-        self, beta: Float[Any, "*n"], x: Float[Any, "1"], x_extra: Float[Any, "n_extra 1"] | None = None
-    ) -> Float[Array, "*n"]:
+    def log_prob_shared(self, beta: Any, x: Any, x_extra: Any = None) -> Float[Array, "*n"]:
         """Exact log density of beta given all recordings, normalised.
 
         Parameters
@@ -204,7 +202,7 @@ class ToyModel:
 
     # --- alpha, given beta --------------------------------------------------------------------------------------------
 
-    def log_prob_local(self, alpha: Float[Any, "*n"], beta: Float[Any, "*n"], x: Float[Any, "1"]) -> Float[Array, "*n"]:
+    def log_prob_local(self, alpha: Any, beta: Any, x: Any) -> Float[Array, "*n"]:
         """Exact log density of alpha given beta and its recording: a normal law truncated to (0, 1).
 
         Parameters
@@ -264,9 +262,9 @@ class ToyModel:
 
     def log_prob(
         self,
-        theta: Float[Any, "*n 2"],
-        x: Float[Any, "1"],
-        x_extra: Float[Any, "n_extra 1"] | None = None,
+        theta: Any,
+        x: Any,
+        x_extra: Any = None,
         tol: float | int | None = None,
     ) -> Float[Array, "*n"]:
         """Exact log density of (alpha, beta) given all recordings.
@@ -319,8 +317,8 @@ class ToyModel:
         self,
         key: Key[Array, ""] | Array | int,
         sample_shape: tuple[int, ...],
-        x: Float[Any, "1"],
-        x_extra: Float[Any, "n_extra 1"] | None = None,
+        x: Any,
+        x_extra: Any = None,
     ) -> Float[Array, "*n 2"]:
         """Draw from the exact posterior by inverse distribution functions.
 
@@ -422,7 +420,7 @@ class SourceLocalization:
         """Uniform on the square, the same object each time."""
         return _box_prior("uv".replace(self.shared, ""), self.shared, self.half_width)
 
-    def __call__(self, key: Key[Array, ""] | Array | int, theta: Float[Any, "2"]) -> Float[Array, "n_outputs"]:
+    def __call__(self, key: Key[Array, ""] | Array | int, theta: Any) -> Float[Array, "n_outputs"]:
         """Simulate one recording.
 
         Parameters

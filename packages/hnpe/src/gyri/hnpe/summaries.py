@@ -28,7 +28,7 @@ def _check_signal(x: Any) -> Array:
     return x
 
 
-def log_psd(x: Float[Any, "*n n_times"], n_bins: int = 33, log: bool = True) -> Float[Array, "*n n_bins"]:
+def log_psd(x: Any, n_bins: int = 33, log: bool = True) -> Float[Array, "*n n_bins"]:
     """Power spectrum by averaging over half-overlapping rectangular windows of ``2 n_bins - 1`` samples.
 
     Neither detrended nor scaled. Multiplying a recording by ``10^(g / 10)`` adds 0.2 g in every bin.
@@ -71,7 +71,7 @@ def log_psd(x: Float[Any, "*n n_times"], n_bins: int = 33, log: bool = True) -> 
     return jnp.log10(power) if log else power
 
 
-def autocorr(x: Float[Any, "*n n_times"], n_lags: int, *, unbiased: bool = False) -> Float[Array, "*n n_lags"]:
+def autocorr(x: Any, n_lags: int, *, unbiased: bool = False) -> Float[Array, "*n n_lags"]:
     """Autocorrelation at lags 1 to `n_lags`.
 
     Parameters
@@ -112,10 +112,8 @@ def autocorr(x: Float[Any, "*n n_times"], n_lags: int, *, unbiased: bool = False
     return ratio * (n / (n - jnp.arange(1, n_lags + 1, dtype=x.dtype))) if unbiased else ratio
 
 
-def welch(
-    x: Float[Any, "*n n_times"], sfreq: float | int = 1.0, *, nperseg: int = 256, log: bool = False
-) -> Float[Array, "*n n_bins"]:
-    """Power spectral density by Welch's method, as `scipy.signal.welch` has it: Hann windows, half overlap, mean removed.
+def welch(x: Any, sfreq: float | int = 1.0, *, nperseg: int = 256, log: bool = False) -> Float[Array, "*n n_bins"]:
+    """Power spectral density by Welch's method, as SciPy has it: Hann windows, half overlap, mean removed.
 
     Parameters
     ----------
