@@ -50,7 +50,7 @@ def test_what_is_masked_changes_nothing_at_all(posterior, filler):
     mask = np.array([True] * 3 + [False])
     np.testing.assert_array_equal(posterior.log_prob(THETA, X, padded, mask), posterior.log_prob(THETA, X, X_EXTRA))
     under_jit = jax.jit(lambda e: posterior.log_prob(THETA, X, e, mask))(padded)
-    np.testing.assert_allclose(under_jit, posterior.log_prob(THETA, X, X_EXTRA), rtol=1e-5)
+    np.testing.assert_allclose(under_jit, posterior.log_prob(THETA, X, X_EXTRA), rtol=1e-5, atol=1e-5)
     gradient = jax.grad(lambda e: posterior.log_prob(THETA, X, e, mask).sum())(jnp.asarray(padded))
     assert jnp.isfinite(gradient[:3]).all() and gradient[3, 0] == 0
 
@@ -76,7 +76,7 @@ def test_density_outside_is_zero_and_gradients_are_finite(posterior):
 def test_parts_multiply(posterior):
     total = posterior.log_prob_shared(THETA[:, 1:], X, X_EXTRA)
     total += posterior.log_prob_local(THETA[:, :1], THETA[:, 1:], X, X_EXTRA)
-    np.testing.assert_allclose(posterior.log_prob(THETA, X, X_EXTRA), total, rtol=1e-5)
+    np.testing.assert_allclose(posterior.log_prob(THETA, X, X_EXTRA), total, rtol=1e-5, atol=1e-5)
     grid = np.linspace(0.001, 0.999, 999, dtype=np.float32)[:, None]
     p = np.exp(posterior.log_prob_local(grid, np.array([0.6], np.float32), X))
     assert abs(np.trapezoid(p, grid[:, 0]) - 1) < 0.02

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key
 from gyri.numerics.loops import scan_chunks
 from gyri.numerics.validation import as_key, check_array, check_positive_int, check_scalar
 
-from .flows import flow_log_prob, flow_sample, make_flow
+from .flows import flow_log_prob, flow_sample, is_frozen, make_flow
 from .posterior import from_standard, to_standard
 from .prior import HierarchicalPrior
 from .simulation import simulate
@@ -212,7 +212,7 @@ def lfvi(
         "shared": make_flow(keys[0], "nsf", n_shared, 1, **options),  # type: ignore[arg-type]
         "local": make_flow(keys[1], "nsf", n_local, n_x + n_shared, **options),  # type: ignore[arg-type]
     }
-    params, static = eqx.partition(model, eqx.is_inexact_array, is_leaf=_is_frozen)
+    params, static = eqx.partition(model, eqx.is_inexact_array, is_leaf=is_frozen)
     ratio_params, ratio_static = eqx.partition(
         _Ratio(eqx.nn.MLP(n_x + prior.dim, "scalar", hidden[0], len(hidden), jax.nn.silu, key=keys[2])),
         eqx.is_inexact_array,
@@ -294,12 +294,6 @@ def lfvi(
 
     keys = jax.random.split(sample_key, check_positive_int(n_samples, "n_samples"))
     return LFVI(jax.jit(jax.vmap(draw))(keys), history)
-
-
-def _is_frozen(leaf: Any) -> bool:
-    import paramax
-
-    return isinstance(leaf, paramax.NonTrainable)
 
 
 def _shared_log_prior(prior: HierarchicalPrior, shared: Array) -> Array:

@@ -1,12 +1,14 @@
 """Conditional normalizing flows: layers of splines or affine maps, whose parameters are networks of the condition."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import paramax
 from flowjax.bijections import AbstractBijection, Chain, Flip, Invert, MaskedAutoregressive, Scan
 from flowjax.distributions import StandardNormal, Transformed
 from jaxtyping import Array, Float, Key
@@ -39,8 +41,8 @@ class Affine(AbstractBijection):
     shape: ClassVar[tuple[int, ...]] = ()
     cond_shape: ClassVar[tuple[int, ...] | None] = None
 
-    def __init__(self) -> None:
-        self.shift, self.log_scale = jnp.zeros(()), jnp.zeros(())
+    def __init__(self, dtype: Any = None) -> None:
+        self.shift, self.log_scale = jnp.zeros((), dtype), jnp.zeros((), dtype)
 
     def _scale(self) -> Array:
         return _MIN_SCALE + jnp.exp(jnp.minimum(self.log_scale, 10.0))
@@ -83,8 +85,9 @@ class Spline(AbstractBijection):
     shape: ClassVar[tuple[int, ...]] = ()
     cond_shape: ClassVar[tuple[int, ...] | None] = None
 
-    def __init__(self, n_bins: int) -> None:
-        self.widths, self.heights, self.slopes = jnp.zeros(n_bins), jnp.zeros(n_bins), jnp.zeros(n_bins - 1)
+    def __init__(self, n_bins: int, dtype: Any = None) -> None:
+        self.widths, self.heights = jnp.zeros(n_bins, dtype), jnp.zeros(n_bins, dtype)
+        self.slopes = jnp.zeros(n_bins - 1, dtype)
 
     def _bin(self, x: Array, invert: bool) -> tuple[Array, ...]:
         """Left ends, sizes and end slopes of the bin of x (or of y, if `invert`)."""
@@ -142,6 +145,7 @@ def make_flow(
     n_layers: int,
     n_bins: int,
     activation: Callable = jax.nn.silu,
+    dtype: Any = None,
 ) -> Transformed:
     """Conditional flow on standardised unconstrained parameters: cheap densities, draws in `dim` passes a layer.
 
@@ -161,6 +165,8 @@ def make_flow(
         Of each spline.
     activation : callable
         Of the networks.
+    dtype : dtype, optional
+        Of the weights; JAX's default.
 
     Returns
     -------
@@ -177,7 +183,38 @@ def make_flow(
     (5,)
     """
     check_option(kind, "density_estimator", ("nsf", "maf"))
-    transformer: AbstractBijection = Chain([Affine(), Spline(n_bins)]) if kind == "nsf" else Affine()
+    form = (kind, dim, cond_dim, tuple(hidden), n_layers, n_bins, activation, jnp.result_type(dtype or float))
+    # Weights of the key in a flow that is kept: its functions are the same objects for all flows of a form, which
+    # therefore share compiled programs.
+    params, _ = eqx.partition(_build(key, *form), eqx.is_inexact_array, is_leaf=is_frozen)
+    _, rest = eqx.partition(_prototype(*form), eqx.is_inexact_array, is_leaf=is_frozen)
+    return eqx.combine(params, rest)
+
+
+def is_frozen(leaf: Any) -> bool:
+    """Whether a part of a module is not trained.
+
+    Examples
+    --------
+    >>> import paramax
+    >>> from gyri.hnpe.flows import is_frozen
+    >>> is_frozen(paramax.NonTrainable(1.0))
+    True
+    """
+    return isinstance(leaf, paramax.NonTrainable)
+
+
+@lru_cache(maxsize=64)
+def _prototype(*form: Any) -> Transformed:
+    return _build(jax.random.key(0), *form)
+
+
+def _build(
+    key: Array, kind: str, dim: int, cond_dim: int, hidden: tuple[int, ...], n_layers: int, n_bins: int,
+    activation: Callable, dtype: Any,
+) -> Transformed:  # fmt: skip
+    affine = Affine(dtype)
+    transformer: AbstractBijection = Chain([affine, Spline(n_bins, dtype)]) if kind == "nsf" else affine
 
     def make_layer(key: Array) -> AbstractBijection:
         layer = MaskedAutoregressive(
@@ -186,11 +223,12 @@ def make_flow(
         )  # fmt: skip
         return Chain([layer, Flip((dim,))]) if dim > 1 else layer
 
+    base = StandardNormal((dim,))
     if n_layers == 1:
-        return Transformed(StandardNormal((dim,)), Invert(make_layer(key)))
-    # One compiled body for all layers.
-    layers = eqx.filter_vmap(make_layer)(jax.random.split(key, n_layers))
-    return Transformed(StandardNormal((dim,)), Invert(Scan(layers)))
+        flow = Transformed(base, Invert(make_layer(key)))
+    else:  # one compiled body for all layers
+        flow = Transformed(base, Invert(Scan(eqx.filter_vmap(make_layer)(jax.random.split(key, n_layers)))))
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, flow)
 
 
 def flow_log_prob(flow: Transformed, z: Array, condition: Array) -> Array:

@@ -8,11 +8,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import paramax
 from jaxtyping import Array, PyTree
 
 from .deepset import count_feature, masked_mean
-from .flows import flow_log_prob, flow_sample, make_flow
+from .flows import flow_log_prob, flow_sample, is_frozen, make_flow
 
 AGGREGATES = ("deepset", "mean", "stack")
 
@@ -125,7 +124,7 @@ def make_network(
     """Build the network for recordings of a shape and a largest number of others."""
     phi_key, shared_key, local_key = jax.random.split(key, 3)
     name = aggregate if isinstance(aggregate, str) else "callable"
-    embed = Network(embedding, None, None, None, None, name, n_local, n_shared).embed
+    embed = Network(eqx.nn.inference_mode(embedding), None, None, None, None, name, n_local, n_shared).embed
     features = jax.eval_shape(embed, jax.ShapeDtypeStruct(event_shape, dtype))
     if features.ndim != 1:
         raise ValueError(f"embedding: expected a vector for a recording of shape {event_shape}, got {features.shape}")
@@ -151,7 +150,7 @@ def make_network(
     def flow(key: Array, dim: int, cond_dim: int, factor: int) -> Any:
         # One layer is enough in one dimension: it bends every density there; more dimensions need to be mixed.
         layers = n_layers if n_layers is not None else (1 if dim == 1 else 5) * factor
-        options = {"hidden": hidden, "n_layers": layers, "n_bins": n_bins}
+        options = {"hidden": hidden, "n_layers": layers, "n_bins": n_bins, "dtype": dtype}
         return make_flow(key, density_estimator, dim, cond_dim, **options)  # type: ignore[arg-type]
 
     if factorized:
@@ -190,8 +189,7 @@ class Static:
 
 def split_network(network: Network) -> tuple[PyTree, Static]:
     """Trained arrays and the rest; what `paramax.NonTrainable` wraps is not trained."""
-    frozen = lambda leaf: isinstance(leaf, paramax.NonTrainable)
-    params, rest = eqx.partition(network, eqx.is_inexact_array, is_leaf=frozen)
+    params, rest = eqx.partition(network, eqx.is_inexact_array, is_leaf=is_frozen)
     return params, Static(rest)
 
 

@@ -426,7 +426,7 @@ def _bounds_of(law: Any, name: str = "law") -> tuple[float, float]:
         )
     )  # fmt: skip
     support = law.support
-    if not isinstance(support, kinds):
+    if not isinstance(support, kinds) or support == constraints.circular:
         raise ValueError(f"{name}: expected a law on an interval, a half-line or the line, got one on {support}")
     lower, upper = getattr(support, "lower_bound", -np.inf), getattr(support, "upper_bound", np.inf)
     return float(lower), float(upper)
