@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -137,7 +137,12 @@ class HierarchicalPrior:
         >>> ToyModel().prior.sample(jax.random.key(0), (3,)).shape
         (3, 2)
         """
-        shared_key, local_key = jax.random.split(as_key(key))
+        return self._draw(as_key(key), tuple(sample_shape))
+
+    # Compiled: run one by one, the operations below would take seconds the first time.
+    @partial(jax.jit, static_argnums=(0, 2))
+    def _draw(self, key: Array, sample_shape: tuple[int, ...]) -> Array:
+        shared_key, local_key = jax.random.split(key)
         keys = jax.random.split(shared_key, self.n_shared)
         laws = self.shared.values()
         shared = jnp.stack([law.sample(k, sample_shape) for law, k in zip(laws, keys, strict=True)], -1)
@@ -176,8 +181,10 @@ class HierarchicalPrior:
         (4, 1)
         """
         shared = jnp.asarray(check_array(shared, "shared", shape=(self.n_shared,)))
-        return self._draw_local(as_key(key), jnp.broadcast_to(shared, (*sample_shape, self.n_shared)), sample_shape)
+        shape = tuple(sample_shape)
+        return self._draw_local(as_key(key), jnp.broadcast_to(shared, (*shape, self.n_shared)), shape)
 
+    @partial(jax.jit, static_argnums=(0, 3))
     def _draw_local(self, key: Array, shared: Array, shape: tuple[int, ...]) -> Array:
         values, columns = self._split(shared), []
         for name, k in zip(self.local, jax.random.split(key, self.n_local), strict=True):
@@ -210,7 +217,10 @@ class HierarchicalPrior:
         >>> ToyModel().prior.log_prob(jnp.array([[0.2, 0.3], [0.2, 1.3]]))
         Array([  0., -inf], dtype=float32)
         """
-        theta = self.check_theta(theta)
+        return self._log_prob(self.check_theta(theta))
+
+    @partial(jax.jit, static_argnums=0)
+    def _log_prob(self, theta: Array) -> Array:
         inside = self._inside(theta, closed=True)
         safe = jnp.where(inside, theta, self._center(theta.dtype))
         values = self._split(safe[..., self.n_local :])
@@ -331,8 +341,12 @@ class HierarchicalPrior:
         >>> ToyModel().prior.to_line(jnp.array([0.5]), slice(1, 2))[0]
         Array([0.], dtype=float32)
         """
+        return self._to_line(theta, at.start, at.stop)
+
+    @partial(jax.jit, static_argnums=(0, 2, 3))
+    def _to_line(self, theta: Array, start: int | None, stop: int | None) -> tuple[Array, Array]:
         dtype = theta.dtype
-        lower, upper = (bound[at] for bound in self.bounds)
+        lower, upper = (bound[start:stop] for bound in self.bounds)
         z, log_det = theta, jnp.zeros_like(theta)
         both = np.isfinite(lower) & np.isfinite(upper)
         if both.any():
@@ -357,8 +371,12 @@ class HierarchicalPrior:
         >>> ToyModel().prior.from_line(jnp.array([0.0]), slice(1, 2))
         Array([0.5], dtype=float32)
         """
+        return self._from_line(z, at.start, at.stop)
+
+    @partial(jax.jit, static_argnums=(0, 2, 3))
+    def _from_line(self, z: Array, start: int | None, stop: int | None) -> Array:
         dtype = z.dtype
-        lower, upper = (bound[at] for bound in self.bounds)
+        lower, upper = (bound[start:stop] for bound in self.bounds)
         low, high = lower.astype(dtype), upper.astype(dtype)
         theta = z
         both = np.isfinite(lower) & np.isfinite(upper)

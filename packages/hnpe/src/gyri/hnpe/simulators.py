@@ -1,7 +1,7 @@
 """Small simulators: the toy model, whose posterior is known exactly, and the localisation of a sound source."""
 
 import dataclasses
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -117,6 +117,8 @@ class ToyModel:
 
     # --- beta ---------------------------------------------------------------------------------------------------------
 
+    # Compiled: run one by one, the operations below would take seconds the first time.
+    @partial(jax.jit, static_argnums=0)
     def _log_likelihood(self, beta: Array, x: Array) -> Array:
         """Sum over recordings of log p(x | beta), alpha integrated out, with noise."""
         s, x = beta[..., None] ** self.gamma, x / self.noise
@@ -130,6 +132,7 @@ class ToyModel:
         midpoint = -0.5 * (x - width / 2) ** 2 - 0.5 * jnp.log(2 * jnp.pi) - jnp.log(self.noise)
         return jnp.where(width < 1e-3, midpoint, difference).sum(-1)
 
+    @partial(jax.jit, static_argnums=0)
     def _quadrature(self, x: Array) -> tuple[Array, Array, Array]:
         """Grid of beta where its posterior is not negligible, log density on it, and distribution function."""
         coarse = (jnp.arange(_N_COARSE, dtype=x.dtype) + 0.5) / _N_COARSE
@@ -190,6 +193,7 @@ class ToyModel:
         inside &= (jnp.log(safe) >= -span) & jnp.all(every >= 0)
         return jnp.where(inside, -(k + 1) * jnp.log(safe) - log_total, -jnp.inf)
 
+    @partial(jax.jit, static_argnums=(0, 2))
     def _sample_shared(self, key: Array, shape: tuple[int, ...], every: Array) -> Array:
         u = jax.random.uniform(key, shape, every.dtype)
         if self.noise > 0:
@@ -242,6 +246,7 @@ class ToyModel:
         log_total = self._log_likelihood(jnp.where(inside, beta, 0.5), value[None])
         return jnp.where(inside, log_ratio - 0.5 * jnp.log(2 * jnp.pi) - log_total, -jnp.inf)
 
+    @partial(jax.jit, static_argnums=0)
     def _sample_local(self, key: Array, beta: Array, value: Array) -> Array:
         s = beta**self.gamma
         if self.noise == 0:
