@@ -1,6 +1,7 @@
 """What the method is compared with: rejection ABC and likelihood-free variational inference, hierarchical both."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -192,108 +193,130 @@ def lfvi(
     Tran, Ranganath, Blei (2017), Hierarchical implicit models and likelihood-free variational inference, NeurIPS.
     """
     x, x_extra = _check_observation(x, x_extra)
-    data = jnp.concatenate([x[None], x_extra]).reshape(1 + len(x_extra), -1)
     start_key, moments_key, loop_key, sample_key = jax.random.split(as_key(key), 4)
-    batch_size, n_ratio_steps = (
-        check_positive_int(batch_size, "batch_size"),
-        check_positive_int(n_ratio_steps, "n_ratio_steps"),
-    )
+    n_samples = check_positive_int(n_samples, "n_samples")
     pilot = simulate(moments_key, prior, simulator, 1000, 0, summary=summary).x
     if pilot.shape[1:] != x.shape:
         raise ValueError(f"x: expected shape {pilot.shape[1:]}, that of a simulation, got {x.shape}")
     pilot = pilot.reshape(len(pilot), -1)
-    mean, sd = pilot.mean(0), jnp.maximum(pilot.std(0), 1e-6)
-    data = (data - mean) / sd
-    n_shared, n_local, n_x = prior.n_shared, prior.n_local, data.shape[1]
+    moments = pilot.mean(0), jnp.maximum(pilot.std(0), 1e-6)
+    data = (jnp.concatenate([x[None], x_extra]).reshape(1 + len(x_extra), -1) - moments[0]) / moments[1]
+    program = _build(
+        prior, simulator, summary, data.shape[1], tuple(hidden), check_positive_int(n_ratio_steps, "n_ratio_steps"),
+        check_positive_int(batch_size, "batch_size"), float(learning_rate),
+    )  # fmt: skip
+    carry, history = scan_chunks(
+        program.step, program.start(start_key), check_positive_int(n_steps, "n_steps"),
+        args=(loop_key, data, moments), chunk=20, desc="lfvi", progress=progress,
+    )  # fmt: skip
+    return LFVI(program.draw(carry[0], jax.random.split(sample_key, n_samples), data), history)
 
-    options = {"hidden": hidden, "n_layers": 1, "n_bins": 10}
-    keys = jax.random.split(start_key, 3)
-    model = {
-        "shared": make_flow(keys[0], "nsf", n_shared, 1, **options),  # type: ignore[arg-type]
-        "local": make_flow(keys[1], "nsf", n_local, n_x + n_shared, **options),  # type: ignore[arg-type]
-    }
-    params, static = eqx.partition(model, eqx.is_inexact_array, is_leaf=is_frozen)
-    ratio_params, ratio_static = eqx.partition(
-        _Ratio(eqx.nn.MLP(n_x + prior.dim, "scalar", hidden[0], len(hidden), jax.nn.silu, key=keys[2])),
-        eqx.is_inexact_array,
-    )
-    nothing = jnp.zeros(1, data.dtype)
 
-    def draw_shared(flows: Any, key: Array) -> Array:
-        return flow_sample(flows["shared"], key, n_shared, nothing)
+class _Program(NamedTuple):
+    """Functions of :func:`lfvi`, compiled once for a model whatever is observed."""
+
+    start: Callable
+    step: Callable
+    draw: Callable
+
+
+@lru_cache(maxsize=16)
+def _build(
+    prior: HierarchicalPrior, simulator: Callable, summary: Callable | None, n_x: int, hidden: tuple[int, ...],
+    n_ratio_steps: int, batch_size: int, learning_rate: float,
+) -> _Program:  # fmt: skip
+    n_shared, n_local = prior.n_shared, prior.n_local
+    optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.adam(learning_rate))
+
+    def make(key: Array) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+        """Trained and other parts of the two flows, and of the ratio."""
+        keys, options = jax.random.split(key, 3), {"hidden": hidden, "n_layers": 1, "n_bins": 10}
+        flows = {
+            "shared": make_flow(keys[0], "nsf", n_shared, 1, **options),  # type: ignore[arg-type]
+            "local": make_flow(keys[1], "nsf", n_local, n_x + n_shared, **options),  # type: ignore[arg-type]
+        }
+        ratio = _Ratio(eqx.nn.MLP(n_x + prior.dim, "scalar", hidden[0], len(hidden), jax.nn.silu, key=keys[2]))
+        parts = lambda tree: eqx.partition(tree, eqx.is_inexact_array, is_leaf=is_frozen)
+        return parts(flows), parts(ratio)
+
+    (_, static), (_, ratio_static) = make(jax.random.key(0))
+
+    def start(key: Array) -> tuple:
+        (params, _), (ratio, _) = make(key)
+        return params, optimizer.init(params), ratio, optimizer.init(ratio)
+
+    def draw_shared(flows: Any, key: Array, dtype: Any) -> Array:
+        return flow_sample(flows["shared"], key, n_shared, jnp.zeros(1, dtype))
 
     def draw_local(flows: Any, key: Array, x: Array, shared: Array) -> Array:
         return flow_sample(flows["local"], key, n_local, jnp.concatenate([x, shared]))
 
-    def tuples(flows: Any, key: Array) -> tuple[Array, Array, Array, Array]:
+    def to_theta(shared: Array) -> Array:
+        return from_standard(prior, jnp.concatenate([jnp.zeros(n_local, shared.dtype), shared]))[n_local:]
+
+    def tuples(flows: Any, key: Array, data: Array, moments: tuple) -> tuple[Array, Array, Array, Array]:
         """A recording and parameters of the model, and of the approximation."""
         shared_key, prior_key, x_key, row_key, local_key = jax.random.split(key, 5)
-        shared = draw_shared(flows, shared_key)
-        theta_shared = from_standard(prior, jnp.concatenate([jnp.zeros(n_local, shared.dtype), shared]))[n_local:]
-        theta = jnp.concatenate([prior.sample_local(prior_key, theta_shared), theta_shared])
+        shared = draw_shared(flows, shared_key, data.dtype)
+        theta = jnp.concatenate([prior.sample_local(prior_key, to_theta(shared)), to_theta(shared)])
         simulated = simulator(x_key, theta)
-        simulated = simulated if summary is None else summary(simulated)
+        simulated = (simulated if summary is None else summary(simulated)).reshape(-1)
         observed = data[jax.random.randint(row_key, (), 0, len(data))]
         z = jnp.concatenate([draw_local(flows, local_key, observed, shared), shared])
-        return (simulated.reshape(-1) - mean) / sd, to_standard(prior, theta)[0], observed, z
+        return (simulated - moments[0]) / moments[1], to_standard(prior, theta)[0], observed, z
 
-    def ratio_loss(ratio_params: Any, flows: Any, key: Array) -> Array:
-        ratio = eqx.combine(ratio_params, ratio_static)
-        x, z, x_q, z_q = jax.lax.stop_gradient(jax.vmap(lambda k: tuples(flows, k))(jax.random.split(key, batch_size)))
+    def ratio_loss(ratio: Any, flows: Any, key: Array, data: Array, moments: tuple) -> Array:
+        ratio, keys = eqx.combine(ratio, ratio_static), jax.random.split(key, batch_size)
+        x, z, x_q, z_q = jax.lax.stop_gradient(jax.vmap(lambda k: tuples(flows, k, data, moments))(keys))
         return jnp.mean(jax.nn.softplus(-jax.vmap(ratio)(x, z)) + jax.nn.softplus(jax.vmap(ratio)(x_q, z_q)))
 
-    def bound(params: Any, ratio_params: Any, key: Array) -> Array:
-        flows, ratio = eqx.combine(params, static), eqx.combine(ratio_params, ratio_static)
+    def negative_bound(params: Any, ratio: Any, key: Array, data: Array) -> Array:
+        flows, ratio = eqx.combine(params, static), eqx.combine(ratio, ratio_static)
+        at = slice(n_local, None)
 
         def one(key: Array) -> Array:
             shared_key, local_key = jax.random.split(key)
-            shared = draw_shared(flows, shared_key)
+            shared = draw_shared(flows, shared_key, data.dtype)
             keys = jax.random.split(local_key, len(data))
             local = jax.vmap(lambda k, x: draw_local(flows, k, x, shared))(keys, data)
             z = jnp.concatenate([local, jnp.tile(shared, (len(data), 1))], 1)
-            theta = from_standard(prior, z[0])
-            at = slice(n_local, None)
-            log_prior = _shared_log_prior(prior, theta[at]) - to_standard(prior, theta[at], at)[1].sum()
-            log_q = flow_log_prob(flows["shared"], shared, nothing)
+            theta = to_theta(shared)
+            log_prior = _shared_log_prior(prior, theta) - to_standard(prior, theta, at)[1].sum()
+            log_q = flow_log_prob(flows["shared"], shared, jnp.zeros(1, data.dtype))
             return jax.vmap(ratio)(data, z).sum() + log_prior - log_q
 
         return -jnp.mean(jax.vmap(one)(jax.random.split(key, batch_size)))
 
-    optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.adam(learning_rate))
-
-    def step(carry: tuple, i: Array, key: Array) -> tuple[tuple, dict]:
-        params, opt_state, ratio_params, ratio_state = carry
+    def step(carry: tuple, i: Array, key: Array, data: Array, moments: tuple) -> tuple[tuple, dict]:
+        params, opt_state, ratio, ratio_state = carry
         ratio_key, bound_key = jax.random.split(jax.random.fold_in(key, i))
         flows = eqx.combine(params, static)
 
         def ratio_step(state: tuple, key: Array) -> tuple[tuple, Array]:
-            ratio_params, ratio_state = state
-            value, gradient = jax.value_and_grad(ratio_loss)(ratio_params, flows, key)
-            updates, ratio_state = optimizer.update(gradient, ratio_state, ratio_params)
-            return (optax.apply_updates(ratio_params, updates), ratio_state), value
+            ratio, ratio_state = state
+            value, gradient = jax.value_and_grad(ratio_loss)(ratio, flows, key, data, moments)
+            updates, ratio_state = optimizer.update(gradient, ratio_state, ratio)
+            return (optax.apply_updates(ratio, updates), ratio_state), value
 
-        (ratio_params, ratio_state), losses = jax.lax.scan(
-            ratio_step, (ratio_params, ratio_state), jax.random.split(ratio_key, n_ratio_steps)
-        )
-        loss, gradient = jax.value_and_grad(bound)(params, ratio_params, bound_key)
+        keys = jax.random.split(ratio_key, n_ratio_steps)
+        (ratio, ratio_state), losses = jax.lax.scan(ratio_step, (ratio, ratio_state), keys)
+        loss, gradient = jax.value_and_grad(negative_bound)(params, ratio, bound_key, data)
         updates, opt_state = optimizer.update(gradient, opt_state, params)
-        carry = optax.apply_updates(params, updates), opt_state, ratio_params, ratio_state
+        carry = optax.apply_updates(params, updates), opt_state, ratio, ratio_state
         return carry, {"loss": loss, "ratio_loss": losses[-1]}
 
-    carry = params, optimizer.init(params), ratio_params, optimizer.init(ratio_params)
-    carry, history = scan_chunks(
-        step, carry, check_positive_int(n_steps, "n_steps"), args=(loop_key,), chunk=20, desc="lfvi", progress=progress
-    )
-    flows = eqx.combine(carry[0], static)
-
     @jax.jit
-    def draw(key: Array) -> Array:
-        shared_key, local_key = jax.random.split(key)
-        shared = draw_shared(flows, shared_key)
-        return from_standard(prior, jnp.concatenate([draw_local(flows, local_key, data[0], shared), shared]))
+    def draw(params: Any, keys: Array, data: Array) -> Array:
+        flows = eqx.combine(params, static)
 
-    keys = jax.random.split(sample_key, check_positive_int(n_samples, "n_samples"))
-    return LFVI(jax.jit(jax.vmap(draw))(keys), history)
+        def one(key: Array) -> Array:
+            shared_key, local_key = jax.random.split(key)
+            shared = draw_shared(flows, shared_key, data.dtype)
+            return from_standard(prior, jnp.concatenate([draw_local(flows, local_key, data[0], shared), shared]))
+
+        return jax.vmap(one)(keys)
+
+    return _Program(start, step, draw)
 
 
 def _shared_log_prior(prior: HierarchicalPrior, shared: Array) -> Array:

@@ -57,7 +57,7 @@ def fixed(simulator: Any, theta: Any, key: int, n: int, n_extra: int, summary: A
 
     @jax.jit
     def one(key: Any) -> tuple:
-        x_key, local_key, extra_key = jax.random.split(key, 3)
+        x_key, local_key = jax.random.split(key)
         local = prior.sample_local(local_key, shared, (n_extra,))
         others = jnp.concatenate([local, jnp.tile(shared, (n_extra, 1))], 1)
         every = jnp.concatenate([theta[None], others])

@@ -95,7 +95,7 @@ def divergence_of(setting: tuple[str, int, str, int]) -> np.ndarray:
 
 @experiment(paper="hnpe", figure="Figure 3", title="Learned against exact posteriors")
 def learned_vs_exact(scale: str, key: int, sweep: Any) -> Result:
-    """Noise-free toy model; Sinkhorn divergence over test draws from the prior, learned features against the raw mean."""
+    """Noise-free toy model; Sinkhorn divergence over draws from the prior, learned features against the raw mean."""
     sizes, _, n_max, _ = EXACT[scale]
     kinds = [(a, n) for a in ("deepset", "mean") for n in sizes]
     rows = sweep(divergence_of, [(scale, key + i, *kind) for kind in kinds for i in range(N_SEEDS)])
