@@ -92,8 +92,8 @@ def rejection_abc(
         raise ValueError(f"x: expected shape {sims.x.shape[1:]}, that of a simulation, got {x.shape}")
 
     def describe(x: Array, x_extra: Array) -> Array:
-        flat, others = x.reshape(len(x), -1), x_extra.reshape(len(x), x_extra.shape[1], -1)
-        return jnp.concatenate([flat, others.mean(1)], 1) if others.shape[1] else flat
+        flat = x.reshape(len(x), -1)
+        return jnp.concatenate([flat, x_extra.mean(1).reshape(flat.shape)], 1) if x_extra.shape[1] else flat
 
     simulated, observed = describe(sims.x, sims.x_extra), describe(x[None], x_extra[None])
     distance = jnp.sum(((simulated - observed) / jnp.maximum(simulated.std(0), 1e-12)) ** 2, 1)

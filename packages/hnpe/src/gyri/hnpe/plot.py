@@ -30,7 +30,7 @@ def import_pyplot() -> Any:
 def pairplot(
     samples: Any,
     names: Sequence[str] | None = None,
-    limits: Sequence[tuple[float, float]] | None = None,
+    limits: Any = None,
     points: Any = None,
 ) -> tuple[Any, Any]:
     """Draws of each parameter and each pair of them.

@@ -15,7 +15,7 @@ from .setting import draw, fixed, train
 
 MODEL = JansenRit()
 CLOSED, OPEN = (135.0, 220.0, 2000.0), (135.0, 220.0, 500.0)
-SIZES = {"quick": (400, 40, 5), "paper": (50_000, 200, 19)}  # simulations, epochs, subjects (seeds at quick scale)
+SIZES = {"quick": (1_000, 40, 5), "paper": (50_000, 200, 19)}  # simulations, epochs, subjects (seeds at quick scale)
 
 
 def filtered_psd(x: Any) -> Any:
