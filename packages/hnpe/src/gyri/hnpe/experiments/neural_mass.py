@@ -147,7 +147,7 @@ def sensitivity_of(setting: tuple[str, int]) -> tuple[np.ndarray, np.ndarray]:
 
 @experiment(paper="hnpe", figure="Supplement", title="Jansen-Rit: sensitivity to each parameter")
 def sensitivity(scale: str, key: int, sweep: Any) -> Result:
-    """Posteriors at ten points; two of them have C = 270, outside the prior, where the posterior has to press to the end."""
+    """Posteriors at ten points; two have C = 270, outside the prior: there the posterior has to press to the end."""
     means, sds = (
         np.array(v) for v in zip(*sweep(sensitivity_of, [(scale, key + i) for i in range(N_SEEDS)]), strict=True)
     )

@@ -206,14 +206,12 @@ def distance_to_truth(scale: str, key: int, sweep: Any) -> Result:
     rows = sweep(distances_of, [(scale, key + i, m, noise) for m, noise in kinds for i in range(N_SEEDS)])
     found = dict(zip(kinds, np.array(rows).reshape(len(kinds), N_SEEDS, len(numbers), 2), strict=True))
     clean, noisy = (found["HNPE", noise] for noise in size["noises"])
+    last, falls = numbers[-1], lambda rows: rows[:, -1, 1] / rows[:, 0, 1]
+    slope = "exact posterior, no noise: slope of log distance of beta over log N"
     claims = [
-        Claim.at_most(
-            f"HNPE, no noise: distance of beta, N = {numbers[-1]} over 1", "decreases", clean[:, -1, 1] / clean[:, 0, 1], 0.7
-        ),
-        Claim.at_most(
-            f"HNPE, noise 0.05: distance of beta, N = {numbers[-1]} over 1", "decreases", noisy[:, -1, 1] / noisy[:, 0, 1], 0.9
-        ),
-        Claim.between("exact posterior, no noise: slope of log distance of beta over log N", "-2", exact_slope(key), -2.4, -1.6),
+        Claim.at_most(f"HNPE, no noise: distance of beta, N = {last} over 1", "decreases", falls(clean), 0.7),
+        Claim.at_most(f"HNPE, noise 0.05: distance of beta, N = {last} over 1", "decreases", falls(noisy), 0.9),
+        Claim.between(slope, "-2", exact_slope(key), -2.4, -1.6),
         *(
             Claim.info(f"no noise: distance of beta at N = {numbers[-1]}, {m} over HNPE", "above 1",
                        found[m, 0.0][:, -1, 1] / clean[:, -1, 1])
