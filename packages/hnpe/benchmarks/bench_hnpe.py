@@ -79,9 +79,8 @@ def check_accuracy(quick: bool) -> None:
     for aggregate in ("deepset", "mean"):
         estimator, spent = train(aggregate, (0, 10), TOY, n)
         posterior = posteriors[aggregate] = estimator.build_posterior()
-        print(
-            f"{aggregate}: {n} simulations, {len(estimator.history_['round'])} epochs, {spent:.1f} CPU s with compilation"
-        )
+        n_epochs = len(estimator.history_["round"])
+        print(f"{aggregate}: {n} simulations, {n_epochs} epochs, {spent:.1f} CPU s with compilation")
         for k in (0, 1, 5, 10):
             others = test.x_extra[:, :k]
             exact = jax.vmap(TOY.log_prob_shared)(beta, test.x, others)
@@ -91,14 +90,12 @@ def check_accuracy(quick: bool) -> None:
             print(f"  N = {k}: nats lost on beta {float(gap.mean()):.3f}, on alpha {float(local.mean()):.3f}")
     few = Simulations(*(leaf[:120] for leaf in test))
     distances = {name: mean_w1(posterior, few) for name, posterior in posteriors.items()}
-    print(
-        f"W1 of beta at N = 10: {distances['deepset']:.4f}; raw mean over it: {distances['mean'] / distances['deepset']:.2f}"
-    )
+    ratio = distances["mean"] / distances["deepset"]
+    print(f"W1 of beta at N = 10: {distances['deepset']:.4f}; raw mean over it: {ratio:.2f}")
     result = sbc(3, posteriors["deepset"], simulate(4, TOY.prior, TOY, 500, (0, 10)))
     at = np.isclose(result.levels, 0.9)
-    print(
-        f"calibration: p = {result.pvalues.round(3)}, coverage of 90 % intervals {result.coverage[:, at].ravel().round(3)}"
-    )
+    coverage = result.coverage[:, at].ravel().round(3)
+    print(f"calibration: p = {result.pvalues.round(3)}, coverage of 90 % intervals {coverage}")
     check_noise_free(n)
 
 
@@ -111,9 +108,8 @@ def check_noise_free(n: int) -> None:
     error = np.abs(np.quantile(found[:, 1], levels) - np.quantile(exact[:, 1], levels)).mean()
     residual = np.sqrt(np.mean((found.prod(1) - 0.25) ** 2))
     best = -min(estimator.history_["valid_loss"])
-    print(
-        f"no noise, N = 10: quantiles {error:.4f}, rms of x - alpha beta {residual:.4f}, log q {best:.2f}, {spent:.1f} CPU s"
-    )
+    print(f"no noise, N = 10: quantiles {error:.4f}, rms of x - alpha beta {residual:.4f}, log q {best:.2f}")
+    print(f"  {spent:.1f} CPU s with compilation")
 
 
 # --- cost -------------------------------------------------------------------------------------------------------------
@@ -151,13 +147,11 @@ def time_jansen_rit(quick: bool) -> None:
     peer = None if quick else ask_peer("jrnmm")
     _, after = seconds(lambda: run(next(key), theta))
     each = (before + after) / 2 / n
-    print(
-        f"Jansen-Rit: {each * 1e3:.3f} ms a recording of 10 s; first call {first:.2f} s; sd {float(run(next(key), theta).std(1).mean()):.3f} mV"
-    )
+    sd = float(run(next(key), theta).std(1).mean())
+    print(f"Jansen-Rit: {each * 1e3:.3f} ms a recording of 10 s; first call {first:.2f} s; sd {sd:.3f} mV")
     if peer:
-        print(
-            f"  jrnmm: {peer['seconds'] * 1e3:.2f} ms ({peer['dtype']}, sd {peer['sd']:.3f}): {peer['seconds'] / each:.1f} times ours"
-        )
+        theirs = peer["seconds"]
+        print(f"  jrnmm: {theirs * 1e3:.2f} ms ({peer['dtype']}, sd {peer['sd']:.3f}): {theirs / each:.1f} times ours")
     start = time.process_time()
     numpy_loop(np.asarray(theta[0], float), 2048 if quick else 10_240, np.random.default_rng(0))
     loop = (time.process_time() - start) * (5 if quick else 1)
@@ -195,11 +189,10 @@ def time_training(quick: bool) -> None:
         best = -min(model.history_["valid_loss"])
         print(f"training, {n_epochs} epochs: {first:.1f} CPU s with compilation, {again:.1f} without; log q {best:.3f}")
         if peer and best >= goal:
-            print(
-                f"  sbi: {peer['seconds']:.1f} s for {peer['epochs']} epochs, log q {goal:.3f}: {peer['seconds'] / first:.1f} times ours"
-            )
+            theirs, n_theirs = peer["seconds"], peer["epochs"]
+            print(f"  sbi: {theirs:.1f} s, {n_theirs} epochs, log q {goal:.3f}: {theirs / first:.1f} times ours")
             each = again / len(model.history_["round"])
-            print(f"  an epoch: {peer['seconds'] / peer['epochs'] / each:.1f} times ours")
+            print(f"  an epoch: {theirs / n_theirs / each:.1f} times ours")
             return
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -38,8 +38,8 @@ class Affine(AbstractBijection):
 
     shift: Float[Array, "*n"]
     log_scale: Float[Array, "*n"]
-    shape: ClassVar[tuple[int, ...]] = ()
-    cond_shape: ClassVar[tuple[int, ...] | None] = None
+    shape: tuple[int, ...] = ()
+    cond_shape: tuple[int, ...] | None = None
 
     def __init__(self, dtype: Any = None) -> None:
         self.shift, self.log_scale = jnp.zeros((), dtype), jnp.zeros((), dtype)
@@ -47,12 +47,12 @@ class Affine(AbstractBijection):
     def _scale(self) -> Array:
         return _MIN_SCALE + jnp.exp(jnp.minimum(self.log_scale, 10.0))
 
-    def transform_and_log_det(self, x: Array, condition: Array | None = None) -> tuple[Array, Array]:
+    def transform_and_log_det(self, x: Any, condition: Any = None) -> tuple[Array, Array]:
         """Data to base."""
         scale = self._scale()
         return (x - self.shift) / scale, -jnp.log(scale)
 
-    def inverse_and_log_det(self, y: Array, condition: Array | None = None) -> tuple[Array, Array]:
+    def inverse_and_log_det(self, y: Any, condition: Any = None) -> tuple[Array, Array]:
         """Base to data."""
         scale = self._scale()
         return y * scale + self.shift, jnp.log(scale)
@@ -82,8 +82,8 @@ class Spline(AbstractBijection):
     widths: Float[Array, "*n n_bins"]
     heights: Float[Array, "*n n_bins"]
     slopes: Float[Array, "*n n_knots"]
-    shape: ClassVar[tuple[int, ...]] = ()
-    cond_shape: ClassVar[tuple[int, ...] | None] = None
+    shape: tuple[int, ...] = ()
+    cond_shape: tuple[int, ...] | None = None
 
     def __init__(self, n_bins: int, dtype: Any = None) -> None:
         self.widths, self.heights = jnp.zeros(n_bins, dtype), jnp.zeros(n_bins, dtype)
@@ -109,7 +109,7 @@ class Spline(AbstractBijection):
         ends = jnp.concatenate([one, inner]), jnp.concatenate([inner, one])
         return tuple(pick(v) for v in (lefts, widths, bottoms, heights, *ends))
 
-    def transform_and_log_det(self, x: Array, condition: Array | None = None) -> tuple[Array, Array]:
+    def transform_and_log_det(self, x: Any, condition: Any = None) -> tuple[Array, Array]:
         """Data to base."""
         inside = jnp.abs(x) < INTERVAL
         left, width, bottom, height, d0, d1 = self._bin(x, invert=False)
@@ -120,7 +120,7 @@ class Spline(AbstractBijection):
         log_det = 2 * jnp.log(slope) + jnp.log(d1 * t**2 + 2 * slope * bend + d0 * (1 - t) ** 2) - 2 * jnp.log(below)
         return jnp.where(inside, y, x), jnp.where(inside, log_det, 0)
 
-    def inverse_and_log_det(self, y: Array, condition: Array | None = None) -> tuple[Array, Array]:
+    def inverse_and_log_det(self, y: Any, condition: Any = None) -> tuple[Array, Array]:
         """Base to data."""
         inside = jnp.abs(y) < INTERVAL
         left, width, bottom, height, d0, d1 = self._bin(y, invert=True)
@@ -221,9 +221,9 @@ def _build(
             key, transformer=transformer, dim=dim, cond_dim=cond_dim,
             nn_width=hidden[0], nn_depth=len(hidden), nn_activation=activation,
         )  # fmt: skip
-        return Chain([layer, Flip((dim,))]) if dim > 1 else layer
+        return Chain([layer, Flip((dim,))]) if dim > 1 else layer  # type: ignore[call-arg]
 
-    base = StandardNormal((dim,))
+    base = StandardNormal((dim,))  # type: ignore[call-arg]
     if n_layers == 1:
         flow = Transformed(base, Invert(make_layer(key)))
     else:  # one compiled body for all layers

@@ -101,7 +101,7 @@ def _draw_cell(ax: Any, i: int, j: int, sets: dict, names: Any, limits: Any, poi
         return
     for k, draws in enumerate(sets.values()):
         if i == j:
-            bins = np.linspace(*limits[i], 41)
+            bins = np.linspace(limits[i][0], limits[i][1], 41)
             ax.hist(draws[:, i], bins, density=True, histtype="stepfilled", color=f"C{k}", alpha=0.4)
         else:
             dots = draws[:: max(1, len(draws) // _N_DOTS)]

@@ -121,7 +121,8 @@ class HNPEPosterior:
     def tree_unflatten(cls, aux: tuple, children: tuple) -> "HNPEPosterior":
         """Inverse of :meth:`tree_flatten`."""
         spec, about = aux
-        return cls(spec, *children, about=about.value)
+        params, standardizer, observation = children
+        return cls(spec, params, standardizer, observation, about.value)
 
     @property
     def prior(self) -> HierarchicalPrior:
@@ -462,7 +463,7 @@ class HNPEPosterior:
         old, structure = jax.tree.flatten(params)
         if [leaf.shape for leaf in old] != [leaf.shape for leaf in tree["params"]]:
             raise ValueError(f"embedding: expected modules whose weights fit those of {path}, got other shapes")
-        params = structure.unflatten([jnp.asarray(leaf) for leaf in tree["params"]])
+        params = jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in tree["params"]])
         spec = Spec(prior, static, event, n_max, about["dtype"])
         observation = None if tree["observation"] is None else Observation(*map(jnp.asarray, tree["observation"]))
         standardizer = Standardizer(*map(jnp.asarray, tree["standardizer"]))

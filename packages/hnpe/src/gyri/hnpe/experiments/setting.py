@@ -15,7 +15,7 @@ from ..simulation import Simulations, simulate
 N_SEEDS = 5
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=128)
 def train(
     simulator: Any, summary: Any, seed: int, n_simulations: int, n_extra: Any, max_epochs: int, options: tuple = ()
 ) -> HNPEPosterior:
@@ -23,7 +23,7 @@ def train(
     simulate_key, train_key = jax.random.split(jax.random.key(seed))
     sims = simulate(simulate_key, simulator.prior, simulator, n_simulations, n_extra, summary=summary)
     estimator = HNPE(simulator.prior, **dict(options), seed=seed).append_simulations(*sims)
-    batch_size = min(200, max(20, n_simulations // 20))
+    batch_size = min(100, max(20, n_simulations // 20))
     return estimator.train(train_key, max_epochs=max_epochs, batch_size=batch_size, progress=False).build_posterior()
 
 
