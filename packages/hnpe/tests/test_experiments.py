@@ -28,6 +28,11 @@ def small(monkeypatch):
     """Two seeds, few simulations, short recordings."""
     for module in (setting, toy, neural_mass, sound):
         monkeypatch.setattr(module, "N_SEEDS", 2)
+    shallow = (("density_estimator", "maf"), ("n_layers", 1), ("hidden", (8,)))
+    monkeypatch.setattr(neural_mass, "MAF", shallow)
+    monkeypatch.setattr(eyes, "MAF", shallow)
+    for name, options in neural_mass.VARIANTS.items():
+        monkeypatch.setitem(neural_mass.VARIANTS, name, tuple((dict(options) | dict(shallow)).items()))
     model = JansenRit(duration=1.0, burn_in=0.25)
     size = {"n": 200, "epochs": 2, "most": 2, "numbers": (0, 2), "tests": 6}
     monkeypatch.setitem(neural_mass.MODELS, "quick", model)
@@ -54,8 +59,6 @@ def test_every_experiment_is_registered():
     [
         (toy.ridge, {"Ridge"}),
         (sound.sound_source, {"Source"}),
-        (neural_mass.jansen_rit, {"Pairs", "Widths"}),
-        (neural_mass.sensitivity, {"Sensitivity"}),
         (eyes.alpha_waves, {"States"}),
     ],
 )
@@ -64,6 +67,13 @@ def test_experiments_run_and_draw(run, figures):
     assert set(result.figures) == figures
     assert all(np.isfinite(claim.measured) for claim in result.claims)
     assert result.data.kind == ("stand-in" if run is eyes.alpha_waves else "simulated")
+
+
+def test_experiments_on_the_neural_mass_model_run_and_draw():
+    for run, figures in ((neural_mass.jansen_rit, {"Pairs", "Widths"}), (neural_mass.sensitivity, {"Sensitivity"})):
+        result = run("quick", 0, in_turn)  # on the same networks
+        assert set(result.figures) == figures
+        assert all(np.isfinite(claim.measured) for claim in result.claims)
 
 
 def test_scores_of_the_ablation_are_normalised():

@@ -38,10 +38,11 @@ class Affine(AbstractBijection):
 
     shift: Float[Array, "*n"]
     log_scale: Float[Array, "*n"]
-    shape: tuple[int, ...] = ()
-    cond_shape: tuple[int, ...] | None = None
+    shape: tuple[int, ...]
+    cond_shape: tuple[int, ...] | None
 
     def __init__(self, dtype: Any = None) -> None:
+        self.shape, self.cond_shape = (), None
         self.shift, self.log_scale = jnp.zeros((), dtype), jnp.zeros((), dtype)
 
     def _scale(self) -> Array:
@@ -82,10 +83,11 @@ class Spline(AbstractBijection):
     widths: Float[Array, "*n n_bins"]
     heights: Float[Array, "*n n_bins"]
     slopes: Float[Array, "*n n_knots"]
-    shape: tuple[int, ...] = ()
-    cond_shape: tuple[int, ...] | None = None
+    shape: tuple[int, ...]
+    cond_shape: tuple[int, ...] | None
 
     def __init__(self, n_bins: int, dtype: Any = None) -> None:
+        self.shape, self.cond_shape = (), None
         self.widths, self.heights = jnp.zeros(n_bins, dtype), jnp.zeros(n_bins, dtype)
         self.slopes = jnp.zeros(n_bins - 1, dtype)
 

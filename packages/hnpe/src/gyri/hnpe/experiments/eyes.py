@@ -14,6 +14,7 @@ from ..summaries import log_psd
 from .setting import draw, fixed, train
 
 MODEL = JansenRit()
+MAF = (("density_estimator", "maf"),)
 CLOSED, OPEN = (135.0, 220.0, 2000.0), (135.0, 220.0, 500.0)
 SIZES = {"quick": (1_000, 40, 5), "paper": (50_000, 200, 19)}  # simulations, epochs, subjects (seeds at quick scale)
 
@@ -44,8 +45,7 @@ def draws_of(setting: tuple[str, int, bool]) -> dict[str, np.ndarray]:
     """Posterior draws given the first recording of each state, alone and with all others."""
     scale, seed, use_real = setting
     n_simulations, epochs, _ = SIZES[scale]
-    posterior = train(MODEL, filtered_psd, 0 if use_real else seed, n_simulations, (0, 9), epochs,
-                      (("density_estimator", "maf"),))  # fmt: skip
+    posterior = train(MODEL, filtered_psd, 0 if use_real else seed, n_simulations, (0, 9), epochs, MAF)
     closed, opened = real(1 + seed) if use_real else stand_in(seed, 5.0)
     found = {}
     for name, x, same, other in (("closed", closed[0], closed[1:], opened), ("open", opened[0], opened[1:], closed)):

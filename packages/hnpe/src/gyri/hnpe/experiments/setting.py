@@ -1,7 +1,7 @@
 """What several experiments share: posteriors that are trained once, and figures."""
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -48,15 +48,21 @@ def first(sims: Simulations, n_extra: int) -> Simulations:
 
 def fixed(simulator: Any, theta: Any, key: int, n: int, n_extra: int, summary: Any = None) -> Simulations:
     """Simulations at given parameters; the others' local ones come from the prior."""
-    prior, theta = simulator.prior, jnp.asarray(theta, float)
+    theta = jnp.asarray(theta, float)
+    x, x_extra = _fixed(simulator, summary, theta, jax.random.split(jax.random.key(key), n), n_extra)
+    return Simulations(jnp.tile(theta, (n, 1)), x, x_extra, jnp.ones((n, n_extra), bool))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 4))
+def _fixed(simulator: Any, summary: Any, theta: Any, keys: Any, n_extra: int) -> tuple[Any, Any]:
+    prior = simulator.prior
     shared = theta[prior.n_local :]
 
     def record(key: Any, theta: Any) -> Any:
         x = simulator(key, theta)
         return x if summary is None else summary(x)
 
-    @jax.jit
-    def one(key: Any) -> tuple:
+    def one(key: Any) -> tuple[Any, Any]:
         x_key, local_key = jax.random.split(key)
         local = prior.sample_local(local_key, shared, (n_extra,))
         others = jnp.concatenate([local, jnp.tile(shared, (n_extra, 1))], 1)
@@ -64,8 +70,7 @@ def fixed(simulator: Any, theta: Any, key: int, n: int, n_extra: int, summary: A
         x = jax.vmap(record)(jax.random.split(x_key, 1 + n_extra), every)
         return x[0], x[1:]
 
-    x, x_extra = jax.vmap(one)(jax.random.split(jax.random.key(key), n))
-    return Simulations(jnp.tile(theta, (n, 1)), x, x_extra, jnp.ones((n, n_extra), bool))
+    return jax.vmap(one)(keys)
 
 
 def draw_curves(panels: Mapping[str, Mapping[str, tuple[Any, Any]]], xlabel: str, ylabel: str, **axes: Any) -> Any:
