@@ -2,16 +2,13 @@
 
 import warnings
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Key
 
-from gyri.numerics.loops import fit_minibatch
 from gyri.numerics.validation import as_key, check_array, check_option, check_positive_int, check_scalar
 
 from .losses import make_loss
@@ -19,6 +16,7 @@ from .network import AGGREGATES, make_network, split_network
 from .posterior import HNPEPosterior, Spec, Standardizer
 from .prior import HierarchicalPrior
 from .simulation import Simulations, parse_n_extra, simulate
+from .train import fit
 
 
 class HNPE:
@@ -270,7 +268,8 @@ class HNPE:
         max_epochs : int
             Most epochs.
         patience : int
-            Stop after so many epochs without a better validation loss.
+            After so many epochs without a better validation loss, go on from the best weights for as many epochs while
+            the learning rate falls to zero, then stop.
         validation_fraction : float
             Share of the simulations held out.
         clip_norm : float, optional
@@ -316,10 +315,9 @@ class HNPE:
         if atomic:
             data |= {"from_prior": from_prior, "log_prior": np.asarray(self.prior.log_prob(simulations.theta))}
         fraction = check_scalar(validation_fraction, "validation_fraction", minimum=0, maximum=1)
-        n_steps = max_epochs * max(1, (n - round(n * fraction)) // batch_size)
-        self.params_, history = fit_minibatch(
-            as_key(key), loss, self.params_, data, optimizer=_optimizer(rate, n_steps), batch_size=batch_size,
-            max_epochs=max_epochs, patience=patience, validation_fraction=fraction, clip_norm=clip_norm,
+        self.params_, history = fit(
+            as_key(key), loss, self.params_, data, learning_rate=rate, batch_size=batch_size, max_epochs=max_epochs,
+            patience=check_positive_int(patience, "patience"), validation_fraction=fraction, clip_norm=clip_norm,
             progress=progress,
         )  # fmt: skip
         number = self.history_["round"][-1] + 1 if self.history_["round"] else 0
@@ -439,9 +437,3 @@ def _check_dtype(dtype: Any) -> Any:
     if dtype.name == "float64" and default != dtype:
         raise ValueError("dtype: expected float32, or float64 with jax_enable_x64 set, got float64 without")
     return dtype
-
-
-@lru_cache(maxsize=64)
-def _optimizer(learning_rate: float, n_steps: int) -> Any:
-    """Kept, so that a second training of the same length compiles nothing."""
-    return optax.adam(optax.cosine_decay_schedule(learning_rate, n_steps))
