@@ -256,6 +256,7 @@ def rows(n=500, dim=2, event=(1,), n_extra=2):
         (lambda p: HNPE(p).append_simulations(*rows()).train(0, validation_fraction=1.5), "validation_fraction"),
         (lambda p: HNPE(p).fit(0, ToyModel(), n_rounds=2), "x_o: expected an observation for n_rounds = 2"),
         (lambda p: HNPE(p).fit(0, ToyModel(), x_extra_o=[[0.1]]), "x_o: expected an observation beside"),
+        (lambda p: HNPE(p).fit(0, ToyModel(), x_o=[0.1], x_extra_o=[[0.1]]), "x_extra_o: expected at most 0 others"),
         (lambda p: HNPE(p, aggregate="stack").fit(0, ToyModel(), n_extra=(0, 3)), 'for aggregate="stack"'),
         (
             lambda p: HNPE(p, aggregate="stack").append_simulations(*rows(), np.zeros((500, 2), bool)),

@@ -405,6 +405,8 @@ class HNPE:
         low, high = parse_n_extra(n_extra)
         if self.aggregate == "stack" and low != high:
             raise ValueError(f'n_extra: expected one number for aggregate="stack", got ({low}, {high})')
+        if x_extra_o is not None and len(x_extra_o) > high:
+            raise ValueError(f"x_extra_o: expected at most {high} others, as n_extra allows, got {len(x_extra_o)}")
         self._reset()
         proposal = None
         for round_key in jax.random.split(as_key(key), n_rounds):
