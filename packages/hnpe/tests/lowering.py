@@ -66,7 +66,6 @@ LOWERED = {
 # Name of the public function: why it never runs inside jit.
 HOST_SIDE = {
     "gyri.hnpe.HNPE": "a front door: simulates and trains from the host",
-    "gyri.hnpe.Simulations": "a tuple of arrays",
     "gyri.hnpe.pairplot": "draws a figure",
     "gyri.hnpe.sbc": "a front door: its compiled part is the posterior's",
     "gyri.hnpe.simulate": "a front door: runs compiled batches from the host",
