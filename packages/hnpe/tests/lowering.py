@@ -18,13 +18,18 @@ def posterior(density_estimator):
 
 
 def posterior_case(density_estimator):
-    def function(key, x, x_extra, mask):
-        here = posterior(density_estimator).condition(x, x_extra, mask)
-        theta = here.sample(key, (3,))
-        parts = here.log_prob_shared(theta[:, 1:]) + here.log_prob_local(theta[:, :1], theta[:, 1:])
-        return theta, here.log_prob(theta) - parts, here.map(key)
+    def case():
+        trained = posterior(density_estimator)  # here, outside jit
 
-    return lambda: (function, (jax.random.key(0), jnp.ones(1), jnp.ones((2, 1)), jnp.array([True, False])))
+        def function(key, x, x_extra, mask):
+            here = trained.condition(x, x_extra, mask)
+            theta = here.sample(key, (3,))
+            parts = here.log_prob_shared(theta[:, 1:]) + here.log_prob_local(theta[:, :1], theta[:, 1:])
+            return theta, here.log_prob(theta) - parts, here.map(key)
+
+        return function, (jax.random.key(0), jnp.ones(1), jnp.ones((2, 1)), jnp.array([True, False]))
+
+    return case
 
 
 def prior_case():
