@@ -115,7 +115,8 @@ def test_dropout_only_in_training(toy):
 def test_sequential_rounds_zoom_in():
     model = ToyModel(noise=0.05)
     x, x_extra = np.array([0.25]), np.array([[0.1], [0.4], [0.3]])
-    estimator = HNPE(model.prior, **SMALL)
+    # Splines: affine layers are normal laws in one dimension, and too far from this posterior.
+    estimator = HNPE(model.prior, **{**SMALL, "density_estimator": "nsf"})
     options = {"n_simulations": 1500, "n_extra": 3, "x_o": x, "x_extra_o": x_extra, "max_epochs": 25}
     posterior = estimator.fit(0, model, n_rounds=2, progress=False, **options)
     assert sorted(set(estimator.history_["round"])) == [0, 1]
