@@ -214,8 +214,8 @@ class HierarchicalPrior:
         --------
         >>> import jax.numpy as jnp
         >>> from gyri.hnpe import ToyModel
-        >>> ToyModel().prior.log_prob(jnp.array([[0.2, 0.3], [0.2, 1.3]]))
-        Array([  0., -inf], dtype=float32)
+        >>> jnp.exp(ToyModel().prior.log_prob(jnp.array([[0.2, 0.3], [0.2, 1.3]])))
+        Array([1., 0.], dtype=float32)
         """
         return self._log_prob(self.check_theta(theta))
 
