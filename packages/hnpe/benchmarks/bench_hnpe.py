@@ -48,7 +48,7 @@ def ask_peer(*arguments: str) -> dict | None:
     if done.returncode:
         print(f"# no {arguments[0]}: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
         return None
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
 
 
 # --- accuracy ---------------------------------------------------------------------------------------------------------

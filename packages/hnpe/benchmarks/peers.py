@@ -60,4 +60,4 @@ def time_sbi(path: str, n_epochs: int) -> dict:
 if __name__ == "__main__":
     name, *arguments = sys.argv[1:]
     found = time_jrnmm() if name == "jrnmm" else time_sbi(arguments[0], int(arguments[1]))
-    print(json.dumps(found))
+    print("\n" + json.dumps(found))  # after whatever the peer has printed without an end of line

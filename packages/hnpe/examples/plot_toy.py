@@ -19,7 +19,7 @@ from gyri.hnpe import HNPE, ToyModel, pairplot, sbc, simulate
 
 model = ToyModel(noise=0.05)  # x = alpha * beta + noise; beta is shared
 posterior = HNPE(model.prior).fit(
-    jax.random.key(0), model, n_simulations=3000, n_extra=(0, 10), max_epochs=40, progress=False
+    jax.random.key(0), model, n_simulations=3000, n_extra=(0, 10), max_epochs=25, progress=False
 )
 
 # %%
