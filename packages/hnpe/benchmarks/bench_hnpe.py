@@ -43,8 +43,9 @@ def seconds(function: Callable[[], Any], n: int = 5) -> tuple[float, float]:
 def ask_peer(*arguments: str) -> dict | None:
     """What a peer printed, or None if it is not there."""
     python = os.environ.get("PEERS_PYTHON", sys.executable)
-    command = [python, str(Path(__file__).with_name("peers.py")), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [python, str(Path(__file__).resolve().with_name("peers.py")), *arguments]
+    with tempfile.TemporaryDirectory() as folder:  # sbi leaves logs where it runs
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     if done.returncode:
         print(f"# no {arguments[0]}: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
         return None
