@@ -53,5 +53,5 @@ HOST_SIDE = {
     "gyri.augnet.eeg_transforms": "builds a tuple of functions",
     "gyri.augnet.AugNetClassifier": "a scikit-learn estimator",
     "gyri.augnet.image_transforms": "builds a tuple of functions",
-    "gyri.augnet.plot_augmentations": "draws",
+    "gyri.augnet.plot_augmentations": "draws a figure on the host",
 }
