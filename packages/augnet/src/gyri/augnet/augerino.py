@@ -67,7 +67,7 @@ class Augerino(nnx.Module):
 
     References
     ----------
-    Benton, Finzi, Izmailov, Wilson (2020), Learning invariances in neural networks, section 3.
+    Benton, Finzi, Izmailov, Wilson (2020), Learning invariances in neural networks.
     """
 
     def __init__(self, *, init_width: float | int | None = None, translation_scale: float | int = 0.1) -> None:

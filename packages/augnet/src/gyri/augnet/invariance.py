@@ -64,7 +64,7 @@ def invariance(
 
     References
     ----------
-    Rommel, Moreau, Gramfort (2022), section 4, after Bouchacourt, Ibrahim, Morcos (2021).
+    Rommel, Moreau, Gramfort (2022), after Bouchacourt, Ibrahim, Morcos (2021).
     """
     x = jnp.asarray(x)
     if x.ndim < 1 or len(x) < 2:

@@ -62,7 +62,7 @@ class AugmentationLayer(nnx.Module):
 
     References
     ----------
-    Rommel, Moreau, Gramfort (2022), section 3.
+    Rommel, Moreau, Gramfort (2022).
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class AugNet(nnx.Module):
 
     References
     ----------
-    Rommel, Moreau, Gramfort (2022), section 3, equation 4.
+    Rommel, Moreau, Gramfort (2022).
     """
 
     def __init__(

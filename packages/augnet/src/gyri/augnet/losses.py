@@ -48,7 +48,7 @@ def invariance_penalty(model: Any, *, kind: str = "selective") -> Float[Array, "
 
     References
     ----------
-    Rommel, Moreau, Gramfort (2022), equation 5; Benton et al. (2020), section 3 for the widths.
+    Rommel, Moreau, Gramfort (2022); Benton et al. (2020) for the widths.
     """
     check_option(kind, "kind", KINDS)
     if kind.startswith("width"):

@@ -102,7 +102,7 @@ def mix(
 
     References
     ----------
-    Rommel, Moreau, Gramfort (2022), section 3.
+    Rommel, Moreau, Gramfort (2022).
     """
     logits, magnitude, x = _checked(logits, magnitude, transforms, x)
     fns = _each(transforms, magnitude, apply_temperature, exact=not relaxed)

@@ -146,7 +146,7 @@ def relax_gradient(
 
     References
     ----------
-    Grathwohl et al. (2018), equations 7 to 9 and appendix B.
+    Grathwohl et al. (2018).
     """
     return _relax(key, cost, logits, surrogate, surrogate_params, temperature, choose_one)
 
@@ -192,7 +192,7 @@ def relax_bernoulli_gradient(
 
     References
     ----------
-    Grathwohl et al. (2018), appendix B; Tucker et al. (2017), REBAR.
+    Grathwohl et al. (2018); Tucker et al. (2017), REBAR.
     """
     return _relax(key, cost, logits, surrogate, surrogate_params, temperature, choose_whether)
 

@@ -1,7 +1,7 @@
 r"""Augmentation policies, one for all classes or one a class, and how they are applied to a batch.
 
 A policy has L sub-policies of K stages; a stage is one of n operations, applied with a probability and a magnitude.
-Rommel et al. (2022), section 3; Hataya et al. (2020), Faster AutoAugment.
+Rommel et al. (2022); Hataya et al. (2020), Faster AutoAugment.
 """
 
 from collections.abc import Callable, Sequence
@@ -257,7 +257,7 @@ def augment(
 
     References
     ----------
-    Rommel et al. (2022), section 3 and algorithm 1.
+    Rommel et al. (2022), algorithm 1.
     """
     check_option(mode, "mode", MODES)
     check_option(estimator, "estimator", ESTIMATORS)

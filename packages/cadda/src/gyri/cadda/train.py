@@ -310,7 +310,7 @@ def train_classifier(
 
     References
     ----------
-    Rommel et al. (2022), section 5; Chambon et al. (2018).
+    Rommel et al. (2022); Chambon et al. (2018).
     """
     graphs, weights = take_apart(network)
     given, held = read_windows(X, y), read_windows(X_valid, y_valid, "_valid")

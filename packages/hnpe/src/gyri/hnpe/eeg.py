@@ -127,7 +127,7 @@ def alpha_waves_observation(
 
     References
     ----------
-    Rodrigues, Moreau, Louppe, Gramfort (2021), section 3.3; Cattan, Rodrigues, Congedo (2018), EEG alpha waves dataset.
+    Rodrigues, Moreau, Louppe, Gramfort (2021); Cattan, Rodrigues, Congedo (2018), EEG alpha waves dataset.
     """
     check_option(context, "context", ("all", "closed", "open", None))
     if (l_freq is None) != (h_freq is None):

@@ -77,7 +77,7 @@ class Spline(AbstractBijection):
 
     References
     ----------
-    Durkan, Bekasov, Murray, Papamakarios (2019), Neural spline flows, NeurIPS, section 3.
+    Durkan, Bekasov, Murray, Papamakarios (2019), Neural spline flows, NeurIPS.
     """
 
     widths: Float[Array, "*n n_bins"]

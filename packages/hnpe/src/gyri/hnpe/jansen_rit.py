@@ -92,7 +92,7 @@ class JansenRit:
 
     References
     ----------
-    Rodrigues, Moreau, Louppe, Gramfort (2021), section 3.2; Ableidinger, Buckwar, Hinterleitner (2017), A stochastic
+    Rodrigues, Moreau, Louppe, Gramfort (2021); Ableidinger, Buckwar, Hinterleitner (2017), A stochastic
     version of the Jansen and Rit neural mass model, J. Math. Neurosci., for the model and the splitting.
     """
 

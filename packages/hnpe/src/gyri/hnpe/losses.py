@@ -74,7 +74,7 @@ def apt_loss(log_q: Float[Any, "n n_atoms"], log_prior: Float[Any, "n n_atoms"])
 
     References
     ----------
-    Greenberg, Nonnenmacher, Macke (2019), Automatic posterior transformation, ICML, section 3.2.
+    Greenberg, Nonnenmacher, Macke (2019), Automatic posterior transformation, ICML.
     """
     ratio = log_q - log_prior
     return jax.nn.logsumexp(ratio, axis=-1) - ratio[..., 0]

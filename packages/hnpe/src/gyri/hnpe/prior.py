@@ -65,7 +65,7 @@ class HierarchicalPrior:
 
     References
     ----------
-    Rodrigues, Moreau, Louppe, Gramfort (2021), arXiv 2102.06477, section 2.
+    Rodrigues, Moreau, Louppe, Gramfort (2021), arXiv 2102.06477.
     """
 
     def __init__(self, local: Any, shared: Any) -> None:

@@ -145,7 +145,7 @@ def simulate(
 
     References
     ----------
-    Rodrigues, Moreau, Louppe, Gramfort (2021), algorithm 1.
+    Rodrigues, Moreau, Louppe, Gramfort (2021).
     """
     n, (low, high) = check_positive_int(n_simulations, "n_simulations"), parse_n_extra(n_extra)
     size = min(n, max(1, check_positive_int(batch_size, "batch_size") // (1 + high)))

@@ -73,7 +73,7 @@ class ToyModel:
 
     References
     ----------
-    Rodrigues, Moreau, Louppe, Gramfort (2021), section 3.1.
+    Rodrigues, Moreau, Louppe, Gramfort (2021).
     """
 
     gamma: float = 1.0

@@ -62,7 +62,7 @@ def log_psd(x: Any, n_bins: int = 33, log: bool = True) -> Float[Array, "*n n_bi
 
     References
     ----------
-    Rodrigues, Moreau, Louppe, Gramfort (2021), section 3.2.
+    Rodrigues, Moreau, Louppe, Gramfort (2021).
     """
     x, n_bins = _check_signal(x), check_positive_int(n_bins, "n_bins")
     width = 2 * n_bins - 1

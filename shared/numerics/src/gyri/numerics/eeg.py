@@ -207,7 +207,7 @@ def shift_phases(x: Signals, phases: Float[Any, "..."]) -> Signals:
 
     References
     ----------
-    Schwabedal et al. (2018), section 2.
+    Schwabedal et al. (2018).
     """
     dtype, x = jnp.result_type(x), _working(x)
     n_frequencies = x.shape[-1] // 2 + 1
@@ -263,7 +263,7 @@ def ft_surrogate(
 
     References
     ----------
-    Schwabedal et al. (2018), section 2; Rommel et al. (2022), table 3 for its strength.
+    Schwabedal et al. (2018); Rommel et al. (2022).
     """
     dtype, x = jnp.result_type(x), _working(x)
     n_phases = x.shape[-2] if channel_indep else 1
@@ -464,7 +464,7 @@ def channels_dropout(key: Key[Array, ""], x: Signals, p_drop: PerExample) -> Sig
 
     References
     ----------
-    Saeed et al. (2021), table 1.
+    Saeed et al. (2021).
     """
     dtype, x = jnp.result_type(x), _working(x)
     return (x * (1 - _select_channels(key, x, p_drop, "p_drop"))[..., None]).astype(dtype)
@@ -499,7 +499,7 @@ def channels_shuffle(key: Key[Array, ""], x: Signals, p_shuffle: PerExample) -> 
 
     References
     ----------
-    Saeed et al. (2021), table 1.
+    Saeed et al. (2021).
     """
     dtype, x = jnp.result_type(x), _working(x)
     key_select, key_order = jax.random.split(key)
@@ -517,9 +517,11 @@ def channels_shuffle(key: Key[Array, ""], x: Signals, p_shuffle: PerExample) -> 
 
 # Sensors on a sphere
 
+_ALPHA, _STIFFNESS, _N_TERMS = 1e-5, 4, 50  # of the splines, as in MNE-Python
+
 
 def _series(n_terms: int, stiffness: int) -> np.ndarray:
-    """Legendre coefficients of the spherical spline's kernel (Perrin et al. 1989, equation 3)."""
+    """Legendre coefficients of the spherical spline's kernel (Perrin et al. 1989)."""
     n = np.arange(1.0, n_terms + 1)
     return np.concatenate([[0.0], (2 * n + 1) / (4 * np.pi * (n * (n + 1)) ** stiffness)])
 
@@ -564,9 +566,9 @@ def spline_matrix(
     pos_from: Float[Any, "..."],
     pos_to: Float[Any, "..."],
     *,
-    alpha: float = 1e-5,
-    stiffness: int = 4,
-    n_terms: int = 50,
+    alpha: float = _ALPHA,
+    stiffness: int = _STIFFNESS,
+    n_terms: int = _N_TERMS,
 ) -> Float[Array, "n_to n_from"]:
     """Weights that interpolate values between sensors by spherical splines.
 
@@ -606,11 +608,12 @@ def spline_matrix(
 
     References
     ----------
-    Perrin, Pernier, Bertrand, Echallier (1989), equations 1 to 4.
+    Perrin, Pernier, Bertrand, Echallier (1989).
     """
     points, coefficients = _on_sphere(_host(pos_from, "pos_from"), "pos_from"), _series(n_terms, stiffness)
     inverse = _inverse(points, coefficients, alpha)
-    dtype = jnp.result_type(pos_to, float) if jnp.result_type(pos_to).kind != "f" else jnp.result_type(pos_to)
+    dtype = jnp.result_type(pos_to)
+    dtype = dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.result_type(float)
     if isinstance(pos_to, jax.core.Tracer):
         if pos_to.ndim != 2 or pos_to.shape[1] != 3:
             raise ValueError(f"pos_to: expected shape (n_channels, 3), got {pos_to.shape}")
@@ -626,16 +629,16 @@ _AXES = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}  # the plane that turns, first a
 
 
 @functools.lru_cache(maxsize=32)
-def _rotation_harmonics(positions: bytes, axis: str, n_terms: int = 50) -> np.ndarray:
-    """Fourier coefficients in the angle of the interpolation between rotated sensors, (2 n_terms + 1, n, n).
+def _rotation_harmonics(positions: bytes, axis: str) -> np.ndarray:
+    """Fourier coefficients in the angle of the interpolation between rotated sensors, (2 _N_TERMS + 1, n, n).
 
-    The kernel is a polynomial of degree n_terms in cosines between sensors, which are trigonometric in the angle, so
+    The kernel is a polynomial of degree _N_TERMS in cosines between sensors, which are trigonometric in the angle, so
     the whole matrix is a trigonometric polynomial: exact from enough angles, and as well conditioned as its values.
     """
     points = _on_sphere(np.frombuffer(positions).reshape(3, -1).T, "positions")
-    coefficients = _series(n_terms, 4)
-    inverse = _inverse(points, coefficients, 1e-5)
-    n_angles = 2 * n_terms + 1
+    coefficients = _series(_N_TERMS, _STIFFNESS)
+    inverse = _inverse(points, coefficients, _ALPHA)
+    n_angles = 2 * _N_TERMS + 1
     first, second = _AXES[axis]
     matrices = []
     for angle in 2 * np.pi * np.arange(n_angles) / n_angles:
@@ -643,7 +646,7 @@ def _rotation_harmonics(positions: bytes, axis: str, n_terms: int = 50) -> np.nd
         turned[:, first] = np.cos(angle) * points[:, first] - np.sin(angle) * points[:, second]
         turned[:, second] = np.sin(angle) * points[:, first] + np.cos(angle) * points[:, second]
         matrices.append(np.polynomial.legendre.legval(turned @ points.T, coefficients) @ inverse[:-1] + inverse[-1])
-    spectrum = np.fft.rfft(matrices, axis=0) * (np.r_[1, np.full(n_terms, 2)] / n_angles)[:, None, None]
+    spectrum = np.fft.rfft(matrices, axis=0) * (np.r_[1, np.full(_N_TERMS, 2)] / n_angles)[:, None, None]
     return np.concatenate([spectrum.real, -spectrum.imag[1:]])
 
 
@@ -684,7 +687,7 @@ def sensors_rotation(x: Signals, positions: Float[Any, "..."], degrees: PerExamp
 
     References
     ----------
-    Krell, Kim (2017), section 2; Perrin et al. (1989).
+    Krell, Kim (2017); Perrin et al. (1989).
     """
     dtype, x = jnp.result_type(x), _working(x)
     axis = check_option(axis, "axis", tuple(_AXES))

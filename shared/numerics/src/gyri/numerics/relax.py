@@ -53,7 +53,7 @@ def straight_through(hard: Shaped[Any, "..."], soft: Float[Any, "..."]) -> Float
 
     References
     ----------
-    Bengio, Leonard, Courville (2013), section 4.
+    Bengio, Leonard, Courville (2013).
     """
     hard, soft = jnp.asarray(hard), jnp.asarray(soft)
     if hard.shape != soft.shape:
@@ -103,7 +103,7 @@ def relaxed_bernoulli(
 
     References
     ----------
-    Maddison, Mnih, Teh (2017), equation 12.
+    Maddison, Mnih, Teh (2017).
     """
     p = jnp.asarray(p, jnp.result_type(p, float) if jnp.result_type(p).kind in "iub" else None)
     dtype = jnp.promote_types(p.dtype, jnp.float32)
@@ -158,7 +158,7 @@ def relaxed_one_hot(
 
     References
     ----------
-    Jang, Gu, Poole (2017), equation 2; Maddison, Mnih, Teh (2017), section 3.
+    Jang, Gu, Poole (2017); Maddison, Mnih, Teh (2017).
     """
     logits = jnp.asarray(logits)
     dtype = jnp.promote_types(logits.dtype, jnp.float32)

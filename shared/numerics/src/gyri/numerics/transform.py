@@ -190,7 +190,7 @@ def eeg_transforms(
 
     References
     ----------
-    Rommel, Moreau, Paillard, Gramfort (2022), table 2.
+    Rommel, Moreau, Paillard, Gramfort (2022).
     """
     sfreq = check_scalar(sfreq, "sfreq", minimum=0.0, strict=True)
     if include is None:

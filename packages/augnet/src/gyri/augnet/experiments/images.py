@@ -1,4 +1,4 @@
-"""Figure 7 and table 1: recognition of images with learned augmentation; CIFAR10, or rotated digits in its place."""
+"""Recognition of images with learned augmentation; CIFAR10, or rotated digits in its place."""
 
 import functools
 import os
@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 from matplotlib.figure import Figure
@@ -37,8 +38,6 @@ def crop_and_flip() -> tuple[Transform, ...]:
     crop = image_transforms(("translate_x", "translate_y", "horizontal_flip"))
 
     def fn(key: Any, x: Any, arg: Any) -> Any:
-        import jax
-
         for transform, magnitude in zip(crop, (4 / 32 / 0.45, 4 / 32 / 0.45, 1.0)):
             key, key_now = jax.random.split(key)
             x = transform(key_now, x, magnitude)
@@ -120,7 +119,7 @@ def train(setting: tuple[str, int, str]) -> dict[str, Any]:
     return found
 
 
-@experiment(paper="augnet", figure="Figure 7 and table 1", title="Recognition of images with learned augmentation")
+@experiment(paper="augnet", figure="CIFAR10", title="Recognition of images with learned augmentation")
 def images(scale: str, key: int, sweep: Any) -> Result:
     """Test accuracy without augmentation, with a fixed one, with Augerino and with AugNet, and by the number of copies.
 

@@ -1,4 +1,4 @@
-"""Figures 3 and 4: which transform is learned, and how far, with the selective penalty and without."""
+"""Which transform is learned, and how far, with the selective penalty and without."""
 
 import functools
 from typing import Any
@@ -64,7 +64,7 @@ def unused(rows: dict[str, tuple[float, float, float]]) -> np.ndarray:
     return np.array([values for name, values in rows.items() if name != "rotate"])
 
 
-@experiment(paper="augnet", figure="Figures 3 and 4", title="Learning how far the poses turn, and nothing else")
+@experiment(paper="augnet", figure="Mario and Iggy", title="Learning how far the poses turn, and nothing else")
 def pose(scale: str, key: int, sweep: Any) -> Result:
     """Two pictures, upright or upside down, turned by up to 45 degrees; five affine transforms, rotations up to 180.
 

@@ -1,4 +1,4 @@
-"""Figures 5 and 6, tables of the appendix: sinusoids of four frequencies, and networks of few neurons."""
+"""Sinusoids of four frequencies, and networks of few neurons."""
 
 import functools
 from typing import Any
@@ -94,7 +94,7 @@ def fit_freqnet(setting: tuple[int, int]) -> tuple[float, float, float, float]:
     return model.score(X_test, y_test), moved, best["weight"], best["argument"]
 
 
-@experiment(paper="augnet", figure="Figure 5", title="FreqNet finds by how much the frequencies vary")
+@experiment(paper="augnet", figure="Sinusoids, FreqNet", title="FreqNet finds by how much the frequencies vary")
 def freqnet(scale: str, key: int, sweep: Any) -> Result:
     """Four classes of sinusoids, each within half a hertz of its frequency; three transforms; five draws."""
     counts = (1,) if scale == "quick" else (1, 2, 4)
@@ -122,7 +122,7 @@ def freqnet(scale: str, key: int, sweep: Any) -> Result:
     return Result(claims, {"shift": figure}, Data.simulated("sinusoids of the paper's recipe"), captions)
 
 
-@experiment(paper="augnet", figure="Figure 6", title="Invariance of networks of one and two neurons")
+@experiment(paper="augnet", figure="Sinusoids, capacity", title="Invariance of networks of one and two neurons")
 def capacity(scale: str, key: int, sweep: Any) -> Result:
     """Accuracy and invariance by trunk and method, every draw shown; predictions of AugNet average 10 copies."""
     methods = ("none", "oracle", *AUGNET)

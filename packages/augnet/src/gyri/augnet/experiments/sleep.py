@@ -1,4 +1,4 @@
-"""Figure 8: sleep staging with learned augmentation, on simulated sleep or on Sleep-EDF."""
+"""Sleep staging with learned augmentation, on simulated sleep or on Sleep-EDF."""
 
 import functools
 from typing import Any
@@ -63,7 +63,7 @@ def train(setting: tuple[str, int, str]) -> dict[str, Any]:
     return {"accuracy": float(score), "rows": model.model_.describe(), "history": model.history_}
 
 
-@experiment(paper="augnet", figure="Figure 8", title="Sleep staging with learned augmentation")
+@experiment(paper="augnet", figure="MASS", title="Sleep staging with learned augmentation")
 def sleep(scale: str, key: int, sweep: Any) -> Result:
     """Balanced accuracy on subjects that were not trained on, without and with three augmentation layers.
 

@@ -23,7 +23,7 @@ def compare(setting: tuple[str, int]) -> dict[str, float]:
     return found
 
 
-@experiment(paper="cadda", figure="Figure 6", title="Ablation: estimators and the warm start")
+@experiment(paper="cadda", figure="Ablation", title="Ablation: estimators and the warm start")
 def ablation(scale: str, key: int, sweep: Any) -> Result:
     """ADDA with softmax, Gumbel-softmax and RELAX, after some epochs of training without augmentation or none."""
     runs = sweep(compare, [(scale, key + i) for i in range(N_SEEDS[scale])])

@@ -33,7 +33,7 @@ def compare(setting: tuple[str, int]) -> tuple[dict[str, Selected], np.ndarray]:
     return found, flips
 
 
-@experiment(paper="cadda", figure="Figure 5", title="Class-wise policies")
+@experiment(paper="cadda", figure="Class-wise benchmark", title="Class-wise policies")
 def class_wise(scale: str, key: int, sweep: Any) -> Result:
     """CADDA against class-wise searches by trials, against ADDA and none, with equal numbers of epochs or trials."""
     runs = sweep(compare, [(scale, key + i) for i in range(N_SEEDS[scale])])

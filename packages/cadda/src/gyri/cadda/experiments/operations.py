@@ -44,7 +44,7 @@ def gains(setting: tuple[str, int]) -> np.ndarray:
     return (augmented - plain) / np.maximum(plain, 0.05)
 
 
-@experiment(paper="cadda", figure="Figure 2", title="Which transform helps which class")
+@experiment(paper="cadda", figure="Gains by class", title="Which transform helps which class")
 def operations(scale: str, key: int, sweep: Any) -> Result:
     """Train with one transform at a time, applied to half of the windows; per-class gains in F1 on test subjects."""
     found = np.array(sweep(gains, [(scale, key + i) for i in range(N_SEEDS[scale])]))

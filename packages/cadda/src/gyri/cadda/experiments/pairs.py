@@ -53,7 +53,7 @@ def best_policies(setting: tuple[str, int]) -> tuple[float, float, float]:
     return same[0].test, best(same), best(same + mixed)
 
 
-@experiment(paper="cadda", figure="Figure 3", title="Hand-made class-wise policies")
+@experiment(paper="cadda", figure="Hand-made pairs", title="Hand-made class-wise policies")
 def pairs(scale: str, key: int, sweep: Any) -> Result:
     """All pairs of some operations, ways to share them among the classes; the policy is chosen on validation subjects.
 

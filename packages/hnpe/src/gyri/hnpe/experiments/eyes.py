@@ -55,7 +55,7 @@ def draws_of(setting: tuple[str, int, bool]) -> dict[str, np.ndarray]:
     return found
 
 
-@experiment(paper="hnpe", figure="Figure 6", title="EEG: eyes open and closed share their gain")
+@experiment(paper="hnpe", figure="EEG", title="EEG: eyes open and closed share their gain")
 def alpha_waves(scale: str, key: int, sweep: Any) -> Result:
     """First recording of each state, with none, the same state's or all other recordings of the subject."""
     use_real, why = False, "the alpha waves dataset, downloaded at --scale paper"

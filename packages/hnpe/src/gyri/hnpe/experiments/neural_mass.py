@@ -49,7 +49,7 @@ def widths_of(setting: tuple[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndar
     return np.array(sd), np.array(correlation), np.array(draws)
 
 
-@experiment(paper="hnpe", figure="Figure 5", title="Jansen-Rit: the gain is known better with every recording")
+@experiment(paper="hnpe", figure="Jansen-Rit", title="Jansen-Rit: the gain is known better with every recording")
 def jansen_rit(scale: str, key: int, sweep: Any) -> Result:
     """Amortised posteriors given 0 and more other recordings of the same gain."""
     sd, correlation, draws = zip(*sweep(widths_of, [(scale, key + i) for i in range(N_SEEDS)]), strict=True)
@@ -102,7 +102,7 @@ def ablation_of(setting: tuple[str, int, str]) -> np.ndarray:
     return np.array(rows)
 
 
-@experiment(paper="hnpe", figure="Table 1", title="Jansen-Rit: ablation of factors and aggregation")
+@experiment(paper="hnpe", figure="Jansen-Rit ablation", title="Jansen-Rit: ablation of factors and aggregation")
 def ablation(scale: str, key: int, sweep: Any) -> Result:
     """Networks of fixed N on one round of simulations; distances in units of their spread over methods and draws."""
     numbers = ABLATION[scale][2]
@@ -147,7 +147,7 @@ def sensitivity_of(setting: tuple[str, int]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(means), np.array(sds)
 
 
-@experiment(paper="hnpe", figure="Supplement", title="Jansen-Rit: sensitivity to each parameter")
+@experiment(paper="hnpe", figure="Jansen-Rit sensitivity", title="Jansen-Rit: sensitivity to each parameter")
 def sensitivity(scale: str, key: int, sweep: Any) -> Result:
     """Posteriors at ten points; two have C = 270, outside the prior: there the posterior has to press to the end."""
     means, sds = (

@@ -47,7 +47,7 @@ def ridge_of_seed(setting: tuple[str, int]) -> dict[int, dict[str, Any]]:
     return found
 
 
-@experiment(paper="hnpe", figure="Figure 2", title="The ridge collapses as recordings are added")
+@experiment(paper="hnpe", figure="Toy, ridge", title="The ridge collapses as recordings are added")
 def ridge(scale: str, key: int, sweep: Any) -> Result:
     """Noise-free toy model at (0.5, 0.5); posteriors given more and more recordings."""
     seeds = sweep(ridge_of_seed, [(scale, key + i) for i in range(N_SEEDS)])
@@ -92,7 +92,7 @@ def divergence_of(setting: tuple[str, int, str, int]) -> np.ndarray:
     return np.array(rows)
 
 
-@experiment(paper="hnpe", figure="Figure 3", title="Learned against exact posteriors")
+@experiment(paper="hnpe", figure="Toy, exact posterior", title="Learned against exact posteriors")
 def learned_vs_exact(scale: str, key: int, sweep: Any) -> Result:
     """Noise-free toy model; Sinkhorn divergence over draws from the prior, learned features against the raw mean."""
     sizes, _, n_max, _ = EXACT[scale]
@@ -196,7 +196,9 @@ def exact_slope(key: int) -> np.ndarray:
     return np.array(slopes)
 
 
-@experiment(paper="hnpe", figure="Figure 4", title="Distance to the truth against the number of recordings")
+@experiment(
+    paper="hnpe", figure="Toy, distance to the truth", title="Distance to the truth against the number of recordings"
+)
 def distance_to_truth(scale: str, key: int, sweep: Any) -> Result:
     """Toy model with and without noise; HNPE, the naive network, rejection ABC, variational inference."""
     size = DISTANCE[scale]
