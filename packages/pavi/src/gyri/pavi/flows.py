@@ -333,6 +333,15 @@ def _autoregressive(kind: str, hidden: Sequence[int], n_knots: int, interval: fl
     return ConditionalFlow(init, partial(over_batch, "transform_and_log_det"), partial(over_batch, "inverse_and_log_det"))
 
 
+def set_location(params: PyTree, loc: Float[Array, " dim"]) -> PyTree:
+    """Move the start of one of the flows of this file: z = loc + scale u."""
+    if isinstance(params, list):
+        return [*params[:-1], set_location(params[-1], loc)]
+    *layers, last = params["network"]
+    bias = last["bias"].at[: len(loc)].add(loc.astype(last["bias"].dtype))
+    return {**params, "network": [*layers, {**last, "bias": bias}]}
+
+
 class FlowTransform(Transform):
     """A conditional flow as a NumPyro transform of vectors, that never inverts its own draws.
 

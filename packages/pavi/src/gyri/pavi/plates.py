@@ -1,7 +1,6 @@
 """Plates of a NumPyro model: which there are, who lives in them, and how to run the model on a random part of them."""
 
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -138,23 +137,38 @@ class FixPlates(Messenger):
 
     Parameters
     ----------
-    fn : callable
+    fn : callable, optional
         The model.
-    indices : callable
-        ``indices(name, size, subsample_size)`` gives the plate's indices.
+    indices : dict of str to Array
+        Plate to indices; all of it where there are none.
     """
 
-    def __init__(self, fn: Callable | None = None, *, indices: Callable[[str, int, int | None], Array]) -> None:
+    def __init__(self, fn: Callable | None = None, *, indices: Mapping[str, Array]) -> None:
         self.indices = indices
         super().__init__(fn)
 
     def process_message(self, msg: Any) -> None:
         """Give a plate its indices."""
         if msg["type"] == "plate":
-            size, subsample_size = msg["args"]
-            msg["value"] = self.indices(msg["name"], size, subsample_size)
+            size = msg["args"][0]
+            msg["value"] = self.indices[msg["name"]] if msg["name"] in self.indices else jnp.arange(size)
             msg["args"] = (size, msg["value"].shape[0])
             msg["stop"] = True
+
+
+class _SeePlates(Messenger):
+    """Note the sizes of the plates that a model makes."""
+
+    def __init__(self) -> None:
+        self.plates: dict[str, tuple[int, int | None]] = {}
+        super().__init__(None)
+
+    def process_message(self, msg: Any) -> None:
+        if msg["type"] == "plate":
+            size, subsample_size = msg["args"]
+            name = msg["name"]
+            if self.plates.setdefault(name, (size, subsample_size))[0] != size:
+                raise ValueError(f"model: plate {name!r} has sizes {self.plates[name][0]} and {size}")
 
 
 def announce_plate(name: str, size: int, indices: Array) -> Array:
@@ -194,23 +208,18 @@ class Trace(NamedTuple):
 
 def trace_model(model: Callable, args: tuple, kwargs: dict, sizes: Mapping[str, int] | None = None) -> Trace:
     """Run a model without computing anything, on all of each plate or on the given number of copies."""
-    plates: dict[str, tuple[int, int | None]] = {}
-
-    def indices(name: str, size: int, subsample_size: int | None) -> Array:
-        if name in plates and plates[name][0] != size:
-            raise ValueError(f"model: plate {name!r} has sizes {plates[name][0]} and {size}")
-        plates[name] = (size, subsample_size)
-        return jnp.arange(size if sizes is None else sizes[name])
-
+    indices = {name: jnp.arange(b) for name, b in (sizes or {}).items()}
     found: list[dict[str, Any]] = []
+    seen = _SeePlates()
 
     def run() -> Array:
-        with handlers.block(), handlers.trace() as trace, handlers.seed(rng_seed=0), FixPlates(indices=indices):
+        with handlers.block(), handlers.trace() as trace, handlers.seed(rng_seed=0), FixPlates(indices=indices), seen:
             model(*args, **kwargs)
         found.append(trace)
         return jnp.zeros(())
 
     jax.eval_shape(run)
+    plates = seen.plates
     trace = found[-1]
     dims: dict[str, int] = {}
     order: list[str] = []
@@ -267,17 +276,10 @@ def _unconstrained_size(name: str, fn: Any) -> int:
     return size
 
 
-@contextmanager
-def silent_sites() -> Any:
-    """Hide what happens inside from the handlers outside."""
-    with handlers.block():
-        yield
-
-
 def find_parents(model: Callable, args: tuple, kwargs: dict, graph: PlateGraph, sizes: Mapping[str, int]) -> PlateGraph:
     """Add the parents of all sites to a graph."""
-    fixed = FixPlates(model, indices=lambda name, size, _: jnp.arange(sizes[name]))
-    with silent_sites():
+    fixed = FixPlates(model, indices={name: jnp.arange(b) for name, b in sizes.items()})
+    with handlers.block():
         found = get_dependencies(fixed, args, kwargs)["prior_dependencies"]
     latents = [name for name, site in graph.sites.items() if not site.observed]
     return graph._replace(
