@@ -455,7 +455,7 @@ class Setup:
         if not guide.amortize:
             for name in self.latents:
                 shapes = jax.eval_shape(lambda name=name: self._init_flow(jax.random.key(0), name))
-                self.unravel[name] = _unraveller(shapes)
+                self.unravel[name] = unraveller(shapes)
 
     # --- structure
 
@@ -713,6 +713,8 @@ class Setup:
         return self.program("init_all", self.init_all_params)(key, self.dynamic(args, kwargs))
 
     def init_all_params(self, key: Array, dynamic: list) -> dict[str, Any]:
+        if not self.model_params:
+            return self._init(key, dynamic)
         own_key, key = jax.random.split(key)
         args, kwargs = self.arguments(dynamic)
         with handlers.block(), handlers.trace() as trace, handlers.seed(rng_seed=own_key), FixPlates(indices=self.first()):
@@ -879,17 +881,30 @@ class Setup:
         kwargs: dict,
         indices: Mapping[str, Array],
         *,
-        key: Array | None = None,
+        noise: Mapping[str, Array] | None = None,
         values: Mapping[str, Array] | None = None,
-        row_plate: str | None = None,
     ) -> "_Family":
         """Run the model once with the guide's laws laid over it: draws (or given values), and all terms of the ELBO."""
-        with handlers.block(), handlers.seed(rng_seed=0 if key is None else key):
-            family = _Family(self, indices, None, encodings, params=params, rows=rows, key=key, values=values)
-            family.row_plate = row_plate
+        with handlers.block(), handlers.seed(rng_seed=0):
+            family = _Family(self, indices, None, encodings, params=params, rows=rows, noise=noise, values=values)
             with family:
                 self.guide.model(*args, **kwargs)
         return family
+
+    def draw_noise(
+        self, key: Array, indices: Mapping[str, Array], names: Collection[str] | None = None, shape: tuple[int, ...] = ()
+    ) -> dict[str, Array]:
+        """What the draws of (some) latent sites are made from: one call of the generator, or keys for the priors'."""
+        names = self.latents if names is None else names
+        if self.guide.dependence == "prior":
+            return {name: _fold_many(key, name, shape) for name in names}
+        sizes = {name: i.shape[0] for name, i in indices.items()}
+        sites = {name: self.graph.sites[name] for name in names}
+        shapes = {k: (*self.graph.batch_shape(site.plates, sizes), site.unconstrained_size) for k, site in sites.items()}
+        ends = np.cumsum([math.prod(s) for s in shapes.values()])
+        numbers = jax.random.normal(key, (*shape, ends[-1])) if names else jnp.zeros((*shape, 0))
+        parts = jnp.split(numbers, ends[:-1], -1)
+        return {k: part.reshape(*shape, *shapes[k]) for k, part in zip(shapes, parts, strict=True)}
 
     def given(self, params: Mapping[str, Any], found: Mapping[str, Array]) -> tuple[Any, Any]:
         """Rows and encodings for :meth:`run`, from those of :meth:`full_encodings`."""
@@ -922,14 +937,18 @@ class Setup:
 
         def run(key: Array, n: Array | None) -> "_Family":
             chosen = dict(indices) if plate is None or n is None else {**indices, plate: n[None]}
+            inside = [k for k in self.latents if plate in self.graph.sites[k].plates]
+            outside = [k for k in self.latents if k not in inside]
+            noise = self.draw_noise(key, chosen, outside) if outside else {}
+            if inside and n is not None:
+                noise |= self.draw_noise(jax.random.fold_in(key, n + 1), chosen, inside)
             if not self.encodes:
-                return self.run(params, self.take_rows(params, chosen), None, args, kwargs, chosen, key=key, row_plate=plate)
+                return self.run(params, self.take_rows(params, chosen), None, args, kwargs, chosen, noise=noise)
             found = dict(outer)
             if plate is not None and n is not None:
                 own = self.encode(params[self.encoder_name], args, kwargs, {**self.all_indices({}), plate: n[None]})
-                inside = [name for name in self.latents if plate in self.graph.sites[name].plates]
                 found.update({name: self.take_copies(name, own[name], indices, but=plate) for name in inside})
-            return self.run(params, None, found, args, kwargs, chosen, key=key, row_plate=plate)
+            return self.run(params, None, found, args, kwargs, chosen, noise=noise)
 
         return run, plate
 
@@ -998,19 +1017,37 @@ def _fold(key: Array, name: str) -> Array:
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
+def _fold_many(key: Array, name: str, shape: tuple[int, ...]) -> Array:
+    key = _fold(key, name)
+    return jax.random.split(key, shape) if shape else key
+
+
+def _push(law: Any, noise: Array) -> tuple[Array, list]:
+    """A draw of a transformed law from standard normal numbers, or from a key; with what its density needs."""
+    if jax.dtypes.issubdtype(noise.dtype, jax.dtypes.prng_key):
+        return law.sample_with_intermediates(noise)
+    x, intermediates = noise.astype(weights_dtype(law.transforms[0].params)), []
+    for transform in law.transforms:
+        y, inner = transform.call_with_intermediates(x)
+        intermediates.append([x, inner])
+        x = y
+    return x, intermediates
+
+
 def weights_dtype(weights: PyTree) -> Any:
     """Of the draws of a flow with these weights."""
     return jnp.result_type(*jax.tree.leaves(weights))
 
 
-def _unraveller(shapes: PyTree) -> Callable[[Array], PyTree]:
-    """From a vector back to a pytree of these shapes."""
+def unraveller(shapes: PyTree) -> Callable[[Array], PyTree]:
+    """From a vector (of `ravel_pytree`) back to a pytree of these shapes; its transpose is one concatenation."""
     leaves, treedef = jax.tree.flatten(shapes)
-    ends = np.cumsum([math.prod(leaf.shape) for leaf in leaves])[:-1]
+    sizes = [math.prod(leaf.shape) for leaf in leaves]
 
     def unravel(vector: Array) -> PyTree:
-        parts = jnp.split(vector, ends)
-        return jax.tree.unflatten(treedef, [p.reshape(leaf.shape) for p, leaf in zip(parts, leaves, strict=True)])
+        parts = jax.lax.split(vector, sizes)
+        pairs = zip(parts, leaves, strict=True)
+        return jax.tree.unflatten(treedef, [part.reshape(leaf.shape).astype(leaf.dtype) for part, leaf in pairs])
 
     return unravel
 
@@ -1106,13 +1143,12 @@ class _Family(FixPlates):
         *,
         params: Mapping[str, Any] | None = None,
         rows: Mapping[str, Array] | None = None,
-        key: Array | None = None,
+        noise: Mapping[str, Array] | None = None,
         values: Mapping[str, Array] | None = None,
     ) -> None:
         super().__init__(indices=indices)
         self.setup, self.encodings = setup, encodings
-        self.param, self.params, self.rows, self.key, self.values = param, params, rows, key, values
-        self.row_plate: str | None = None
+        self.param, self.params, self.rows, self.noise, self.values = param, params, rows, noise, values
         self.unconstrained: dict[str, Array] = {}
         self.samples: dict[str, Array] = {}
         self.terms: dict[str, Term] = {}
@@ -1192,12 +1228,9 @@ class _Family(FixPlates):
             value, drawn = self.values[name], None
             log_q = law.log_prob(value)
         else:
-            assert self.key is not None
-            key = _fold(self.key, name)
-            if self.row_plate in plates:
-                key = jax.random.fold_in(key, self.indices[self.row_plate][0])
+            assert self.noise is not None
             flow, mask = unmask(law)
-            value, intermediates = flow.sample_with_intermediates(key)
+            value, intermediates = _push(flow, self.noise[name])
             drawn = intermediates[-1][0]
             log_q = flow.log_prob(value, intermediates)
             log_q = log_q if mask is None else jnp.where(mask, log_q, 0)

@@ -110,11 +110,11 @@ def reduced_elbo(
     args, kwargs = setup.arguments(dynamic)
     encodings = setup.encode(params[setup.encoder_name], args, kwargs, indices) if setup.encodes else None
 
-    def one(key: Array) -> Array:
-        family = setup.run(params, rows, encodings, args, kwargs, indices, key=key)
+    def one(noise: dict[str, Array]) -> Array:
+        family = setup.run(params, rows, encodings, args, kwargs, indices, noise=noise)
         return sum((_value(term, entropy_weight) for term in family.terms.values()), jnp.zeros(()))
 
-    return jax.vmap(one)(jax.random.split(key, num_particles)).mean()
+    return jax.vmap(one)(setup.draw_noise(key, indices, shape=(num_particles,))).mean()
 
 
 def full_elbo(

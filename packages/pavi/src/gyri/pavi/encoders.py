@@ -14,7 +14,7 @@ from jaxtyping import Array, PyTree
 
 from gyri.numerics.validation import check_positive_int
 
-from .flows import apply_mlp, init_mlp
+from .flows import apply_mlp, init_kernels, mlp_of
 from .plates import PlateGraph
 
 Tokens = dict[tuple[str, tuple[int, ...]], tuple[Array, Array]]
@@ -82,8 +82,8 @@ def deepset(hidden: Sequence[int] = (32,)) -> SetEncoder:
     hidden = tuple(hidden)
 
     def init(key: Array, size: int) -> PyTree:
-        psi, rho = jax.random.split(key)
-        return {"psi": _init_map(psi, size, size, hidden), "rho": _init_map(rho, size + 1, size, hidden)}
+        psi, rho = _init_maps(key, [(size, *hidden, size), (size + 1, *hidden, size)])
+        return {"psi": psi, "rho": rho}
 
     def apply(params: PyTree, tokens: Array, valid: Array, log_count: Array) -> Array:
         values = _apply_map(params["psi"], tokens)
@@ -227,10 +227,11 @@ def _set_transformer(key: Array, size: int, n_heads: int, key_size: int, n_induc
     return SetTransformer(key)
 
 
-def _init_map(key: Array, n_in: int, n_out: int, hidden: tuple[int, ...]) -> PyTree:
-    network, linear = jax.random.split(key)
-    kernel = jax.nn.initializers.lecun_normal()(linear, (n_in, n_out))
-    return {"network": init_mlp(network, (n_in, *hidden, n_out)), "skip": kernel}
+def _init_maps(key: Array, sizes: Sequence[tuple[int, ...]]) -> list[PyTree]:
+    """For each tuple of sizes a network and a linear map from its first to its last."""
+    shapes = [pair for sz in sizes for pair in (*zip(sz[:-1], sz[1:], strict=True), (sz[0], sz[-1]))]
+    kernels = iter(init_kernels(key, shapes))
+    return [{"network": mlp_of([next(kernels) for _ in sz[1:]]), "skip": next(kernels)} for sz in sizes]
 
 
 def _apply_map(params: PyTree, x: Array) -> Array:
@@ -265,13 +266,14 @@ def _make_encoder(set_function: _SetFunction, hidden: tuple[int, ...]) -> SetEnc
             n_in = math.prod(graph.sites[name].event_shape)
             pairs = {(a, b) for t in targets for a, b in zip(_levels(own, t)[:-1], _levels(own, t)[1:], strict=True)}
             sites[name] = {
-                "embed": {_name(own): _init_map(next(keys), n_in, encoding_size, hidden)},
+                "embed": {_name(own): _init_maps(next(keys), [(n_in, *hidden, encoding_size)])[0]},
                 "levels": {_name(b): set_function.init(next(keys), encoding_size) for _, b in sorted(pairs)},
             }
         joined = {}
         for target in targets:
-            kernel = jax.nn.initializers.lecun_normal()(next(keys), (len(observed) * encoding_size, encoding_size))
-            joined[_name(target)] = {"kernel": kernel} if len(observed) > 1 else {}
+            joined[_name(target)] = {}
+            if len(observed) > 1:
+                joined[_name(target)]["kernel"] = init_kernels(next(keys), [(len(observed) * encoding_size, encoding_size)])[0]
         return {"sites": sites, "join": joined}
 
     def parse(name: str) -> tuple[int, ...]:

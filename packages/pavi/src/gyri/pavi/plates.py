@@ -71,7 +71,7 @@ class PlateGraph(NamedTuple):
 def sample_indices(rng_key: Key[Array, ""], size: int, num: int) -> Int[Array, " {num}"]:
     """Draw distinct integers uniformly, in time and memory that do not grow with their range.
 
-    Draws integers with replacement, then redraws what an earlier place already holds until none does. That treats all
+    Draws integers with replacement, then draws again what another place already holds until none does. That treats all
     integers alike, so that every subset is equally likely.
 
     Parameters
@@ -102,21 +102,19 @@ def sample_indices(rng_key: Key[Array, ""], size: int, num: int) -> Int[Array, "
     """
     if not 0 <= num <= size:
         raise ValueError(f"num: expected 0 to size={size} distinct integers, got {num}")
-    if 4 * num >= size:
-        return jax.random.permutation(rng_key, size)[:num].astype(jnp.int32)
-
-    def draw(key: Array) -> Array:
-        return jax.random.randint(key, (num,), 0, size, jnp.int32)
+    if 4 * num >= size:  # too many draws would be repeated
+        order = jax.random.bits(rng_key, (2, size), jnp.uint32)
+        return jax.lax.sort((*order, jnp.arange(size, dtype=jnp.int32)), num_keys=2)[2][:num]
+    # Integers below a power of two, those that are too large being drawn again: no remainder, no bias.
+    shift = 32 - (size - 1).bit_length()
 
     def redraw(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        key, values, repeated = state
-        key, now = jax.random.split(key)
-        values = jnp.where(repeated, draw(now), values)
-        return key, values, _repeats(values, repeated)
+        i, values, wanted = state
+        bits = jax.random.bits(jax.random.fold_in(rng_key, i), (num,), jnp.uint32)
+        values = jnp.where(wanted, (bits >> shift).astype(jnp.int32), values)
+        return i + 1, values, (values >= size) | _repeats(values, wanted)
 
-    key, now = jax.random.split(rng_key)
-    values = draw(now)
-    state = (key, values, _repeats(values, jnp.zeros(num, bool)))
+    state = (jnp.int32(0), jnp.zeros(num, jnp.int32), jnp.ones(num, bool))
     return jax.lax.while_loop(lambda state: state[2].any(), redraw, state)[1]
 
 

@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree
 from numpyro.distributions import biject_to
 
 from gyri.numerics.loops import scan_chunks
 from gyri.numerics.validation import as_key, check_positive_int
 
-from .autoguide import AutoPAVI, Setup
+from .autoguide import AutoPAVI, Setup, unraveller
 from .elbo import reduced_elbo
 
 _LEARNING_RATE = 1e-2
@@ -39,8 +40,8 @@ class FitResult(NamedTuple):
 
 
 class _Carry(NamedTuple):
-    dense: dict[str, Any]
-    """Parameters of which every step uses all, unconstrained."""
+    dense: PyTree
+    """Parameters of which every step uses all, unconstrained; one vector for the default optimizer."""
     state: PyTree
     """Their optimizer's."""
     tables: dict[str, tuple[Array, PyTree]]
@@ -172,6 +173,9 @@ class _Programs:
         partial = lambda name: any(setup.sizes[p] < setup.graph.plates[p].size for p in setup.graph.sites[name].plates)
         tables = {name: setup.table_name(name) for name in setup.latents if partial(name)}
         self.tables = {name: table for name, table in tables.items() if table is not None and lazy}
+        # The default optimizer takes all as one vector: fewer operations to compile and to launch.
+        self.pack = (lambda tree: ravel_pytree(tree)[0]) if self.default else (lambda tree: tree)
+        self.unpack: Callable[[PyTree], dict[str, Any]] = lambda tree: tree
         self.start = jax.jit(self._start)
         self.finish = jax.jit(self._finish)
 
@@ -188,10 +192,13 @@ class _Programs:
             for _ in range(rows.ndim - 1):
                 init = jax.vmap(init)
             tables[table] = (rows, init(rows))
-        return _Carry(params, self.optimizer.init(params), tables)
+        if self.default:
+            self.unpack = unraveller(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params))
+        dense = self.pack(params)
+        return _Carry(dense, self.optimizer.init(dense), tables)
 
     def _finish(self, carry: _Carry) -> dict[str, Any]:
-        params = self._map_constrained(carry.dense, lambda t, x: t(x))
+        params = self._map_constrained(self.unpack(carry.dense), lambda t, x: t(x))
         return {**params, **{name: rows for name, (rows, _) in carry.tables.items()}}
 
     def step(self, carry: _Carry, i: Array, options: _Options, dynamic: list) -> tuple[_Carry, dict[str, Array]]:
@@ -203,8 +210,8 @@ class _Programs:
         rows = {name: carry.tables[table][0][places[name]] for name, table in self.tables.items()}
         weight = jnp.where(i < options.warmup_steps, 0.0, 1.0)
 
-        def loss(dense: dict, rows: dict) -> Array:
-            params = self._map_constrained(dense, lambda t, x: t(x))
+        def loss(dense: PyTree, rows: dict) -> Array:
+            params = self._map_constrained(self.unpack(dense), lambda t, x: t(x))
             if not setup.encodes:
                 others = {name for name in setup.latents if name not in rows}
                 rows = {**rows, **setup.take_rows(params, indices, others)}
