@@ -1,1 +1,10 @@
+"""Plate-amortized variational inference: posteriors of hierarchical NumPyro models with very many groups."""
 
+from . import encoders, flows
+from ._version import __version__
+from .autoguide import AutoPAVI
+from .elbo import elbo
+from .plates import PlateGraph, plate_graph, sample_indices
+from .train import FitResult, fit
+
+__all__ = ["AutoPAVI", "FitResult", "PlateGraph", "elbo", "encoders", "fit", "flows", "plate_graph", "sample_indices"]

@@ -46,16 +46,16 @@ class ConditionalFlow(NamedTuple):
     inverse: Callable[..., tuple[Array, Array]]
 
 
-def init_mlp(key: Key[Array, ""], sizes: Sequence[int], *, last_scale: float = 1.0) -> list[dict[str, Array]]:
-    """Layers of a multilayer perceptron, LeCun-normal weights and zero biases."""
-    keys = jax.random.split(key, max(len(sizes) - 1, 1))
-    normal = jax.nn.initializers.lecun_normal()
-    layers = []
-    for i, (m, n) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-        scale = last_scale if i == len(sizes) - 2 else 1.0
-        kernel = scale * normal(keys[i], (m, n)) if m else jnp.zeros((m, n))
-        layers.append({"kernel": kernel, "bias": jnp.zeros(n)})
-    return layers
+def init_kernels(key: Key[Array, ""], shapes: Sequence[tuple[int, int]]) -> list[Array]:
+    """Matrices of normal numbers of variance 1 / rows, from a single draw: each call of a generator takes long to compile."""
+    numbers = jax.random.normal(key, (sum(m * n for m, n in shapes),))
+    parts = jnp.split(numbers, np.cumsum([m * n for m, n in shapes])[:-1])
+    return [part.reshape(m, n) / np.sqrt(max(m, 1)) for part, (m, n) in zip(parts, shapes, strict=True)]
+
+
+def mlp_of(kernels: Sequence[Array]) -> list[dict[str, Array]]:
+    """Layers of a multilayer perceptron with zero biases."""
+    return [{"kernel": kernel, "bias": jnp.zeros(kernel.shape[1], kernel.dtype)} for kernel in kernels]
 
 
 def apply_mlp(layers: Sequence[dict[str, Array]], x: Array) -> Array:
@@ -100,8 +100,10 @@ def affine(hidden: Sequence[int] = (32, 32), *, scale: float = 1.0, triangular: 
     def init(key: Array, dim: int, cond_dim: int) -> PyTree:
         n_out = 2 * dim + (dim * (dim - 1) // 2 if triangular else 0)
         # Without a condition a network would be a detour to a constant.
-        sizes = (cond_dim, *hidden, n_out) if cond_dim else (0, n_out)
-        return {"network": init_mlp(key, sizes, last_scale=0.0), "skip": jnp.zeros((cond_dim, dim))}
+        sizes = (cond_dim, *hidden) if cond_dim else (0,)
+        kernels = init_kernels(key, list(zip(sizes[:-1], sizes[1:], strict=True))) if len(sizes) > 1 else []
+        last = jnp.zeros((sizes[-1], n_out))
+        return {"network": mlp_of([*kernels, last]), "skip": jnp.zeros((cond_dim, dim))}
 
     def coefficients(params: PyTree, c: Array) -> tuple[Array, Array, Array, Array]:
         dim = params["skip"].shape[-1]
@@ -331,6 +333,15 @@ def _autoregressive(kind: str, hidden: Sequence[int], n_knots: int, interval: fl
         return z.reshape(u.shape), log_det.reshape(shape)
 
     return ConditionalFlow(init, partial(over_batch, "transform_and_log_det"), partial(over_batch, "inverse_and_log_det"))
+
+
+def set_location(params: PyTree, loc: Float[Array, " dim"]) -> PyTree:
+    """Move the start of one of the flows of this file: z = loc + scale u."""
+    if isinstance(params, list):
+        return [*params[:-1], set_location(params[-1], loc)]
+    *layers, last = params["network"]
+    bias = last["bias"].at[: len(loc)].add(loc.astype(last["bias"].dtype))
+    return {**params, "network": [*layers, {**last, "bias": bias}]}
 
 
 class FlowTransform(Transform):

@@ -1,7 +1,6 @@
 """Plates of a NumPyro model: which there are, who lives in them, and how to run the model on a random part of them."""
 
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -72,7 +71,7 @@ class PlateGraph(NamedTuple):
 def sample_indices(rng_key: Key[Array, ""], size: int, num: int) -> Int[Array, " {num}"]:
     """Draw distinct integers uniformly, in time and memory that do not grow with their range.
 
-    Draws integers with replacement, then redraws what an earlier place already holds until none does. That treats all
+    Draws integers with replacement, then draws again what another place already holds until none does. That treats all
     integers alike, so that every subset is equally likely.
 
     Parameters
@@ -103,21 +102,19 @@ def sample_indices(rng_key: Key[Array, ""], size: int, num: int) -> Int[Array, "
     """
     if not 0 <= num <= size:
         raise ValueError(f"num: expected 0 to size={size} distinct integers, got {num}")
-    if 4 * num >= size:
-        return jax.random.permutation(rng_key, size)[:num].astype(jnp.int32)
-
-    def draw(key: Array) -> Array:
-        return jax.random.randint(key, (num,), 0, size, jnp.int32)
+    if 4 * num >= size:  # too many draws would be repeated
+        order = jax.random.bits(rng_key, (2, size), jnp.uint32)
+        return jax.lax.sort((*order, jnp.arange(size, dtype=jnp.int32)), num_keys=2)[2][:num]
+    # Integers below a power of two, those that are too large being drawn again: no remainder, no bias.
+    shift = 32 - (size - 1).bit_length()
 
     def redraw(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        key, values, repeated = state
-        key, now = jax.random.split(key)
-        values = jnp.where(repeated, draw(now), values)
-        return key, values, _repeats(values, repeated)
+        i, values, wanted = state
+        bits = jax.random.bits(jax.random.fold_in(rng_key, i), (num,), jnp.uint32)
+        values = jnp.where(wanted, (bits >> shift).astype(jnp.int32), values)
+        return i + 1, values, (values >= size) | _repeats(values, wanted)
 
-    key, now = jax.random.split(rng_key)
-    values = draw(now)
-    state = (key, values, _repeats(values, jnp.zeros(num, bool)))
+    state = (jnp.int32(0), jnp.zeros(num, jnp.int32), jnp.ones(num, bool))
     return jax.lax.while_loop(lambda state: state[2].any(), redraw, state)[1]
 
 
@@ -138,23 +135,38 @@ class FixPlates(Messenger):
 
     Parameters
     ----------
-    fn : callable
+    fn : callable, optional
         The model.
-    indices : callable
-        ``indices(name, size, subsample_size)`` gives the plate's indices.
+    indices : dict of str to Array
+        Plate to indices; all of it where there are none.
     """
 
-    def __init__(self, fn: Callable | None = None, *, indices: Callable[[str, int, int | None], Array]) -> None:
+    def __init__(self, fn: Callable | None = None, *, indices: Mapping[str, Array]) -> None:
         self.indices = indices
         super().__init__(fn)
 
     def process_message(self, msg: Any) -> None:
         """Give a plate its indices."""
         if msg["type"] == "plate":
-            size, subsample_size = msg["args"]
-            msg["value"] = self.indices(msg["name"], size, subsample_size)
+            size = msg["args"][0]
+            msg["value"] = self.indices[msg["name"]] if msg["name"] in self.indices else jnp.arange(size)
             msg["args"] = (size, msg["value"].shape[0])
             msg["stop"] = True
+
+
+class _SeePlates(Messenger):
+    """Note the sizes of the plates that a model makes."""
+
+    def __init__(self) -> None:
+        self.plates: dict[str, tuple[int, int | None]] = {}
+        super().__init__(None)
+
+    def process_message(self, msg: Any) -> None:
+        if msg["type"] == "plate":
+            size, subsample_size = msg["args"]
+            name = msg["name"]
+            if self.plates.setdefault(name, (size, subsample_size))[0] != size:
+                raise ValueError(f"model: plate {name!r} has sizes {self.plates[name][0]} and {size}")
 
 
 def announce_plate(name: str, size: int, indices: Array) -> Array:
@@ -194,23 +206,18 @@ class Trace(NamedTuple):
 
 def trace_model(model: Callable, args: tuple, kwargs: dict, sizes: Mapping[str, int] | None = None) -> Trace:
     """Run a model without computing anything, on all of each plate or on the given number of copies."""
-    plates: dict[str, tuple[int, int | None]] = {}
-
-    def indices(name: str, size: int, subsample_size: int | None) -> Array:
-        if name in plates and plates[name][0] != size:
-            raise ValueError(f"model: plate {name!r} has sizes {plates[name][0]} and {size}")
-        plates[name] = (size, subsample_size)
-        return jnp.arange(size if sizes is None else sizes[name])
-
+    indices = {name: jnp.arange(b) for name, b in (sizes or {}).items()}
     found: list[dict[str, Any]] = []
+    seen = _SeePlates()
 
     def run() -> Array:
-        with handlers.block(), handlers.trace() as trace, handlers.seed(rng_seed=0), FixPlates(indices=indices):
+        with handlers.block(), handlers.trace() as trace, handlers.seed(rng_seed=0), FixPlates(indices=indices), seen:
             model(*args, **kwargs)
         found.append(trace)
         return jnp.zeros(())
 
     jax.eval_shape(run)
+    plates = seen.plates
     trace = found[-1]
     dims: dict[str, int] = {}
     order: list[str] = []
@@ -267,17 +274,10 @@ def _unconstrained_size(name: str, fn: Any) -> int:
     return size
 
 
-@contextmanager
-def silent_sites() -> Any:
-    """Hide what happens inside from the handlers outside."""
-    with handlers.block():
-        yield
-
-
 def find_parents(model: Callable, args: tuple, kwargs: dict, graph: PlateGraph, sizes: Mapping[str, int]) -> PlateGraph:
     """Add the parents of all sites to a graph."""
-    fixed = FixPlates(model, indices=lambda name, size, _: jnp.arange(sizes[name]))
-    with silent_sites():
+    fixed = FixPlates(model, indices={name: jnp.arange(b) for name, b in sizes.items()})
+    with handlers.block():
         found = get_dependencies(fixed, args, kwargs)["prior_dependencies"]
     latents = [name for name, site in graph.sites.items() if not site.observed]
     return graph._replace(
