@@ -188,7 +188,9 @@ CASES = tuple(cases())
 
 def run_on(model, indices, args, options, latents=None, key=0):
     """Trace of the model on given indices of its plates."""
-    fixed = FixPlates(model, indices=lambda name, size, _: jnp.asarray(indices.get(name, np.arange(size))))
+    sizes = {name: plate.size for name, plate in plate_graph(model, *args, **options).plates.items()}
+    every = {name: jnp.asarray(indices.get(name, np.arange(size))) for name, size in sizes.items()}
+    fixed = FixPlates(model, indices=every)
     fixed = handlers.seed(handlers.substitute(fixed, data=latents or {}), key)
     return handlers.trace(fixed).get_trace(*args, **options)
 

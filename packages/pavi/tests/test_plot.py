@@ -44,6 +44,12 @@ def test_copies_of_sites_of_all_shapes(shape, n_copies):
     assert len(ax.lines[0].get_ydata()) == n_copies
 
 
+def test_all_copies_of_a_site_of_scalars():
+    draws = np.tile(np.arange(8.0), (50, 1))
+    ax = plot_posterior({"theta": draws}, "theta", event_index=None).axes[0]
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), np.arange(8))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

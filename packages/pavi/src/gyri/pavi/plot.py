@@ -80,7 +80,7 @@ def plot_elbo(losses: Any, *, ax: Any = None, smooth: int = 50) -> Any:
 
 
 def plot_posterior(
-    samples: Mapping[str, Any], site: str, *, ax: Any = None, event_index: int = 0, prob: float | int = 0.9
+    samples: Mapping[str, Any], site: str, *, ax: Any = None, event_index: int | None = 0, prob: float | int = 0.9
 ) -> Any:
     """Draw the median and a central interval of each copy of a site.
 
@@ -92,9 +92,9 @@ def plot_posterior(
         Which site to draw.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure otherwise.
-    event_index : int
-        Which entry of the last axis, where a site has more axes than one: its events are taken to be vectors. A site of
-        scalars keeps all its copies if its last axis is a plate and the entry is named by ``samples[site][..., None]``.
+    event_index : int, optional
+        Which entry of the last axis: events are taken to be vectors. None for a site of scalars, whose axes are all
+        plates.
     prob : float
         Probability of the interval, in (0, 1).
 
@@ -125,7 +125,8 @@ def plot_posterior(
     draws = np.asarray(check_array(samples[site], f"samples[{site!r}]"), float)
     if draws.ndim == 0:
         raise ValueError(f"samples[{site!r}]: expected shape (n_draws, ...), got ()")
-    draws = draws[:, None] if draws.ndim == 1 else draws
+    if event_index is None or draws.ndim == 1:
+        draws, event_index = draws[..., None], 0
     if not 0 <= event_index < draws.shape[-1]:
         raise ValueError(f"event_index: expected 0 to {draws.shape[-1] - 1}, got {event_index}")
     draws = draws[..., event_index].reshape(len(draws), -1)
@@ -138,6 +139,7 @@ def plot_posterior(
     else:
         ax.vlines(copies, low, high, color="C0", alpha=0.5)
     ax.plot(copies, median, "," if many else ".", color="C0")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel="copy", ylabel=f"{site}: median and {100 * prob:g} % interval")
     ax.spines[["top", "right"]].set_visible(False)
     return ax.figure
