@@ -9,7 +9,9 @@ from jaxtyping import Array, Float, Key
 
 from gyri.numerics.validation import as_key, check_positive_int
 
-from .autoguide import AutoPAVI, Setup, Term, map_rows
+from .autoguide import AutoPAVI
+from .family import Term
+from .setup import Setup, map_rows
 
 
 def elbo(

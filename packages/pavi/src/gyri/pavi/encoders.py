@@ -6,6 +6,7 @@ is outside a plate. Positions in that order name plates and levels in the parame
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -229,7 +230,7 @@ def _set_transformer(key: Array, size: int, n_heads: int, key_size: int, n_induc
 
 def _init_maps(key: Array, sizes: Sequence[tuple[int, ...]]) -> list[PyTree]:
     """For each tuple of sizes a network and a linear map from its first to its last."""
-    shapes = [pair for sz in sizes for pair in (*zip(sz[:-1], sz[1:], strict=True), (sz[0], sz[-1]))]
+    shapes = [pair for sz in sizes for pair in (*pairwise(sz), (sz[0], sz[-1]))]
     kernels = iter(init_kernels(key, shapes))
     return [{"network": mlp_of([next(kernels) for _ in sz[1:]]), "skip": next(kernels)} for sz in sizes]
 
@@ -260,20 +261,22 @@ def _make_encoder(set_function: _SetFunction, hidden: tuple[int, ...]) -> SetEnc
         targets = sorted({place(site.plates) for site in graph.sites.values() if not site.observed})
         observed = [name for name, site in graph.sites.items() if site.observed]
         keys = iter(jax.random.split(key, 1 + len(targets) + len(observed) * (1 + 2 ** len(position))))
-        sites = {}
+        sites: dict[str, Any] = {}
         for name in observed:
             own = place(graph.sites[name].plates)
             n_in = math.prod(graph.sites[name].event_shape)
-            pairs = {(a, b) for t in targets for a, b in zip(_levels(own, t)[:-1], _levels(own, t)[1:], strict=True)}
+            pairs = {(a, b) for t in targets for a, b in pairwise(_levels(own, t))}
             sites[name] = {
                 "embed": {_name(own): _init_maps(next(keys), [(n_in, *hidden, encoding_size)])[0]},
                 "levels": {_name(b): set_function.init(next(keys), encoding_size) for _, b in sorted(pairs)},
             }
-        joined = {}
+        joined: dict[str, dict[str, Array]] = {}
         for target in targets:
             joined[_name(target)] = {}
             if len(observed) > 1:
-                joined[_name(target)]["kernel"] = init_kernels(next(keys), [(len(observed) * encoding_size, encoding_size)])[0]
+                joined[_name(target)]["kernel"] = init_kernels(
+                    next(keys), [(len(observed) * encoding_size, encoding_size)]
+                )[0]
         return {"sites": sites, "join": joined}
 
     def parse(name: str) -> tuple[int, ...]:
@@ -293,7 +296,9 @@ def _make_encoder(set_function: _SetFunction, hidden: tuple[int, ...]) -> SetEnc
             memo[name, parse(own)] = (_apply_map(weights, jnp.where(masks[name][..., None], x, 0)), masks[name])
         return memo
 
-    def level(params: PyTree, memo: Tokens, site: str, own: tuple[int, ...], target: tuple[int, ...], counts: Any) -> Any:
+    def level(
+        params: PyTree, memo: Tokens, site: str, own: tuple[int, ...], target: tuple[int, ...], counts: Any
+    ) -> Any:
         """Tokens of a site at a level, by way of those that are known already."""
         if (site, target) not in memo:
             before = _levels(own, target)[-2]

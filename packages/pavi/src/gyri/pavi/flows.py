@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -47,7 +48,7 @@ class ConditionalFlow(NamedTuple):
 
 
 def init_kernels(key: Key[Array, ""], shapes: Sequence[tuple[int, int]]) -> list[Array]:
-    """Matrices of normal numbers of variance 1 / rows, from a single draw: each call of a generator takes long to compile."""
+    """Normal matrices of variance 1 / rows, from one draw: each call of a generator takes long to compile."""
     numbers = jax.random.normal(key, (sum(m * n for m, n in shapes),))
     parts = jnp.split(numbers, np.cumsum([m * n for m, n in shapes])[:-1])
     return [part.reshape(m, n) / np.sqrt(max(m, 1)) for part, (m, n) in zip(parts, shapes, strict=True)]
@@ -101,7 +102,7 @@ def affine(hidden: Sequence[int] = (32, 32), *, scale: float = 1.0, triangular: 
         n_out = 2 * dim + (dim * (dim - 1) // 2 if triangular else 0)
         # Without a condition a network would be a detour to a constant.
         sizes = (cond_dim, *hidden) if cond_dim else (0,)
-        kernels = init_kernels(key, list(zip(sizes[:-1], sizes[1:], strict=True))) if len(sizes) > 1 else []
+        kernels = init_kernels(key, list(pairwise(sizes))) if len(sizes) > 1 else []
         last = jnp.zeros((sizes[-1], n_out))
         return {"network": mlp_of([*kernels, last]), "skip": jnp.zeros((cond_dim, dim))}
 
@@ -192,14 +193,14 @@ def chain(flows: Sequence[ConditionalFlow]) -> ConditionalFlow:
         return [flow.init(k, dim, cond_dim) for flow, k in zip(flows, keys, strict=True)]
 
     def forward(params: PyTree, u: Array, c: Array) -> tuple[Array, Array]:
-        total: Array | float = 0.0
+        total: Any = 0.0
         for flow, p in zip(flows, params, strict=True):
             u, log_det = flow.forward(p, u, c)
             total += log_det
         return u, total
 
     def inverse(params: PyTree, z: Array, c: Array) -> tuple[Array, Array]:
-        total: Array | float = 0.0
+        total: Any = 0.0
         for flow, p in zip(flows[::-1], params[::-1], strict=True):
             z, log_det = flow.inverse(p, z, c)
             total += log_det
@@ -332,7 +333,9 @@ def _autoregressive(kind: str, hidden: Sequence[int], n_knots: int, interval: fl
         z, log_det = jax.vmap(run)(u.reshape(n, dim), c.reshape(n, c.shape[-1]))
         return z.reshape(u.shape), log_det.reshape(shape)
 
-    return ConditionalFlow(init, partial(over_batch, "transform_and_log_det"), partial(over_batch, "inverse_and_log_det"))
+    return ConditionalFlow(
+        init, partial(over_batch, "transform_and_log_det"), partial(over_batch, "inverse_and_log_det")
+    )
 
 
 def set_location(params: PyTree, loc: Float[Array, " dim"]) -> PyTree:

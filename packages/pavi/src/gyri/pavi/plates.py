@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpyro
+import numpyro.distributions as dist
 from jaxtyping import Array, Int, Key
 from numpyro import handlers
 from numpyro.distributions import biject_to
@@ -241,13 +241,13 @@ def trace_model(model: Callable, args: tuple, kwargs: dict, sizes: Mapping[str, 
         graph,
         {name: b for name, (size, b) in plates.items() if b is not None and b != size},
         fns,
-        {
-            name: None if name.endswith("$params") else msg["kwargs"].get("constraint", numpyro.distributions.constraints.real)
-            for name, msg in trace.items()
-            if msg["type"] == "param"
-        },
+        {name: _constraint(msg) for name, msg in trace.items() if msg["type"] == "param"},
         {name: jnp.shape(trace[name]["value"]) for name, site in sites.items() if site.observed},
     )  # fmt: skip
+
+
+def _constraint(msg: Any) -> Any:
+    return None if msg["name"].endswith("$params") else msg["kwargs"].get("constraint", dist.constraints.real)
 
 
 def _merge(order: list[str], path: list[str]) -> None:
@@ -324,7 +324,7 @@ def plate_graph(model: Callable, *args: Any, **kwargs: Any) -> PlateGraph:
     (Plate(size=3, dim=-1), ('mu',))
     """
     graph = trace_model(model, args, kwargs).graph
-    ones = {name: 1 for name in graph.plates}
+    ones = dict.fromkeys(graph.plates, 1)
     try:
         return find_parents(model, args, kwargs, graph, ones)
     except (TypeError, ValueError):  # data that do not follow the plates' indices: all of each plate

@@ -13,10 +13,12 @@ from numpyro.distributions import biject_to
 from gyri.numerics.loops import scan_chunks
 from gyri.numerics.validation import as_key, check_positive_int
 
-from .autoguide import AutoPAVI, Setup, unraveller
+from .autoguide import AutoPAVI
 from .elbo import reduced_elbo
+from .setup import Setup, unraveller
 
 _LEARNING_RATE = 1e-2
+_ROW_RATE = 4.0  # of the rows' learning rate: each is drawn at few of the steps
 _LAST = 0.01  # learning rate at the end, as a share of that at the start
 _CLIP = 100.0
 
@@ -85,7 +87,7 @@ def fit(
         Arguments of the model. Arrays are arguments of the compiled step.
     optimizer : optax.GradientTransformation, optional
         For gradients of minus the ELBO. By default Adam, whose learning rate falls from 1e-2 to 1e-4 along a cosine,
-        after ``clip_by_global_norm(100)``.
+        after ``clip_by_global_norm(100)``; four times that for the rows of `lazy` tables.
     num_particles : int
         Draws a step; they share the copies and the encodings.
     lazy : bool
@@ -135,8 +137,14 @@ def fit(
     setup = guide.setup(args, kwargs)
     setup.check_data(args, kwargs)
     init_key, key = jax.random.split(as_key(rng_key))
-    params = setup.init_all(init_key, args, kwargs) if init_params is None else _check_params(setup, init_params, setup.dynamic(args, kwargs))
-    programs = setup.program_of(("fit", optimizer, num_particles, bool(lazy)), _Programs, optimizer, num_particles, lazy)
+    params = (
+        setup.init_all(init_key, args, kwargs)
+        if init_params is None
+        else _check_params(setup, init_params, setup.dynamic(args, kwargs))
+    )
+    programs = setup.program_of(
+        ("fit", optimizer, num_particles, bool(lazy)), _Programs, optimizer, num_particles, lazy
+    )
     carry = programs.start(params)
     int32 = lambda n: jnp.asarray(n, jnp.int32)
     options = _Options(key, int32(num_steps), int32(warmup_steps))
@@ -166,7 +174,9 @@ def _check_params(setup: Setup, params: Mapping[str, Any], dynamic: list) -> dic
 class _Programs:
     """Start, step and end of a fit, compiled once for an optimizer."""
 
-    def __init__(self, setup: Setup, optimizer: optax.GradientTransformation | None, num_particles: int, lazy: bool) -> None:
+    def __init__(
+        self, setup: Setup, optimizer: optax.GradientTransformation | None, num_particles: int, lazy: bool
+    ) -> None:
         self.setup, self.num_particles = setup, num_particles
         self.default = optimizer is None
         self.optimizer = optimizer or optax.chain(optax.clip_by_global_norm(_CLIP), optax.scale_by_adam())
@@ -176,6 +186,7 @@ class _Programs:
         # The default optimizer takes all as one vector: fewer operations to compile and to launch.
         self.pack = (lambda tree: ravel_pytree(tree)[0]) if self.default else (lambda tree: tree)
         self.unpack: Callable[[PyTree], dict[str, Any]] = lambda tree: tree
+        self.row_rate = _ROW_RATE if self.default else 1.0
         self.start = jax.jit(self._start)
         self.finish = jax.jit(self._finish)
 
@@ -225,7 +236,9 @@ class _Programs:
         for name, table in self.tables.items():
             values, states = carry.tables[table]
             place = places[name]
-            new_rows, new_states = self._move_rows(rows[name], rows_grad[name], _take(states, place), i, rate)
+            new_rows, new_states = self._move_rows(
+                rows[name], rows_grad[name], _take(states, place), i, rate * self.row_rate
+            )
             put = lambda x, new, place=place: x.at[place].set(new, unique_indices=True)
             tables[table] = (put(values, new_rows), jax.tree.map(put, states, new_states))
         return _Carry(dense, state, tables), {"loss": value}
@@ -237,7 +250,9 @@ class _Programs:
         cosine = 0.5 * (1 + jnp.cos(jnp.pi * i / num_steps))
         return -_LEARNING_RATE * ((1 - _LAST) * cosine + _LAST)
 
-    def _move_rows(self, rows: Array, grads: Array, states: PyTree, i: Array, rate: Array | float) -> tuple[Array, PyTree]:
+    def _move_rows(
+        self, rows: Array, grads: Array, states: PyTree, i: Array, rate: Array | float
+    ) -> tuple[Array, PyTree]:
         """A step of each row by an optimizer of its own."""
         batch, n = rows.shape[:-1], rows.ndim - 1
         flat = lambda x: x.reshape(-1, *x.shape[n:])
@@ -260,4 +275,3 @@ def _at_step(state: PyTree, i: Array) -> PyTree:
     is_scheduled = lambda node: isinstance(node, scheduled)
     move = lambda node: node._replace(count=i.astype(node.count.dtype)) if is_scheduled(node) else node
     return jax.tree.map(move, state, is_leaf=is_scheduled)
-
