@@ -35,7 +35,7 @@ def test_new_package_passes_lint_and_its_own_tests_and_builds(repository):
     assert folder == repository / "packages" / "demo"
     written = "".join(path.read_text(encoding="utf-8") for path in folder.rglob("*.*") if path.is_file())
     assert not re.search("@[A-Z]+@|__name__", written.replace("__name__ ==", ""))
-    assert (repository / "docs" / "papers" / "demo.md").exists()
+    assert all((repository / "docs" / kind / "demo.md").exists() for kind in ("papers", "theory"))
     run(repository, "ruff", "check", "packages")
     run(repository, "ruff", "format", "--check", "packages")
     run(repository, "pytest", "-q", "-p", "no:cacheprovider", "packages/demo/tests")

@@ -14,10 +14,11 @@ from pathlib import Path
 from tools.projects import ROOT, find_projects
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
+PAGES = {"page.md": "papers", "theory.md": "theory"}  # template to folder of docs/
 
 
 def create(name: str, root: Path = ROOT) -> Path:
-    """Write packages/NAME, its page in docs/papers and its row of the README; return the folder.
+    """Write packages/NAME, its pages in docs/ and its row of the README; return the folder.
 
     Parameters
     ----------
@@ -40,13 +41,13 @@ def create(name: str, root: Path = ROOT) -> Path:
         "REPRODUCE": compatible_range(projects["reproduce"].version),
     }
     folder = root / "packages" / name
-    page = root / "docs" / "papers" / f"{name}.md"
-    for path in (folder, page):
+    pages = {place: root / "docs" / kind / f"{name}.md" for place, kind in PAGES.items()}
+    for path in (folder, *pages.values()):
         if path.exists():
             raise ValueError(f"name: {path.relative_to(root)} exists already")
     for template in sorted(path for path in TEMPLATES.rglob("*.in") if path.is_file()):
         place = str(template.relative_to(TEMPLATES)).removesuffix(".in").replace("__name__", name)
-        target = page if place == "page.md" else folder / place
+        target = pages.get(place, folder / place)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(fill(template.read_text(encoding="utf-8"), values), encoding="utf-8")
     (folder / "LICENSE").write_bytes((root / "LICENSE").read_bytes())
