@@ -12,7 +12,7 @@ recording, which has to be downloaded, stands at the end.
 # %%
 # A recording
 # -----------
-# Ninety seconds of six magnetometers. An auditory source answers most tones after 90 ms, with a waveform of 0.2 s; a
+# Two minutes of twelve magnetometers. An auditory source answers most tones after 90 ms, with a waveform of 0.2 s; a
 # rhythm of 10 Hz comes and goes as it likes. Stimuli are in a trigger channel, as they would be in a recording of yours.
 
 import matplotlib.pyplot as plt
@@ -22,7 +22,7 @@ import numpy as np
 from gyri.dripp import DriPP, drivers_from_mne, events_from_raw
 
 rng = np.random.default_rng(0)
-sfreq, n_channels, duration = 100.0, 6, 90.0
+sfreq, n_channels, duration = 100.0, 12, 120.0
 n_times = int(sfreq * duration)
 t = np.arange(0, 0.2, 1 / sfreq)
 window = np.hanning(t.size)
@@ -34,7 +34,7 @@ images = tones + 0.65
 answered = tones[rng.random(tones.size) < 0.8]
 peaks = [answered + 0.09 + 0.01 * rng.standard_normal(answered.size), rng.uniform(1, duration - 1, 60)]
 
-x = 0.5 * rng.standard_normal((n_channels, n_times))
+x = 0.3 * rng.standard_normal((n_channels, n_times))
 for topography, wave, times in zip(topographies, waves, peaks):
     z = np.zeros(n_times)
     np.add.at(z, np.rint(times * sfreq).astype(int) - np.abs(wave).argmax(), 3.0)
@@ -53,7 +53,7 @@ raw = mne.io.RawArray(np.vstack([1e-13 * x, trigger]), info, verbose="error")
 # ``events_from_raw`` learns a dictionary: each atom is a topography times a waveform. It lists when each occurs. A
 # recording of yours is filtered and resampled before, by MNE. The threshold drops the weakest fifth of the activations.
 
-found = events_from_raw(raw, n_atoms=2, atom_duration=0.3, threshold=20, percent=True, max_iter=40, progress=False)
+found = events_from_raw(raw, n_atoms=2, atom_duration=0.3, threshold=20, percent=True, max_iter=20, progress=False)
 print([times.size for times in found.events], "events of each atom")
 
 figure, axes = plt.subplots(1, 2, figsize=(6, 2.2), sharey=True, layout="constrained")
