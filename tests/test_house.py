@@ -55,7 +55,8 @@ def test_package_has_every_file_that_a_reader_looks_for(project):
     for name in ("README.md", "CHANGELOG.md", "LICENSE", f"src/gyri/{project.name}/py.typed"):
         assert (project.folder / name).exists(), name
     assert (project.folder / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
-    assert project.shared or all((ROOT / "docs" / kind / f"{project.name}.md").exists() for kind in ("papers", "theory"))
+    pages = [ROOT / "docs" / kind / f"{project.name}.md" for kind in ("papers", "theory")]
+    assert project.shared or all(page.exists() for page in pages)
 
 
 @pytest.mark.parametrize("name", [name for name, p in PROJECTS.items() if not p.shared])

@@ -24,7 +24,8 @@ SEARCHED = "prox_tv1d"
 LOOK = """async () => {
   const formulas = [...document.querySelectorAll('.math')].filter(e => !e.closest('code, pre'));
   if (formulas.length) { await MathJax.startup.promise; }
-  const wrong = formulas.filter(e => !e.querySelector('mjx-container') || e.querySelector('mjx-merror, [data-mjx-error]'));
+  const drawn = e => e.querySelector('mjx-container') && !e.querySelector('mjx-merror, [data-mjx-error]');
+  const wrong = formulas.filter(e => !drawn(e));
   return {
     ids: [...document.querySelectorAll('[id], a[name]')].flatMap(e => [e.id, e.getAttribute('name')]).filter(Boolean),
     links: [...document.querySelectorAll('a[href]')].map(e => e.getAttribute('href')),
@@ -37,8 +38,7 @@ LOOK = """async () => {
 OVERFLOW = """() => {
   const width = document.documentElement.clientWidth;
   if (document.documentElement.scrollWidth <= width) return [];
-  const scrolls = e => { for (; e; e = e.parentElement) if (getComputedStyle(e).overflowX !== 'visible') return e !== document.body
-    && e !== document.documentElement; return false; };
+  const scrolls = e => e && e !== document.body && (getComputedStyle(e).overflowX !== 'visible' || scrolls(e.parentElement));
   return [document.documentElement.scrollWidth + ' px wide: ' + [...document.querySelectorAll('main *')]
     .filter(e => e.getBoundingClientRect().right > width + 1 && !scrolls(e.parentElement))
     .slice(0, 3).map(e => e.tagName + '.' + e.className).join(', ')];
@@ -102,9 +102,7 @@ def look(browser: Any, root: str, folder: Path, shots: Path | None) -> list[str]
 
     page.route("**/*", route)
     page.on("pageerror", lambda error: problems.append(f"{where}: script fails, {error}"))
-    page.on(
-        "response", lambda r: problems.append(f"{where}: {r.status} for {r.url}") if r.status >= 400 else None
-    )
+    page.on("response", lambda r: problems.append(f"{where}: {r.status} for {r.url}") if r.status >= 400 else None)
     seen, formulas = {}, 0
     for path in sorted(folder.rglob("*.html")):
         where = path.relative_to(folder).as_posix()

@@ -32,9 +32,7 @@ train, valid, test = slice(0, 40), slice(40, 100), slice(100, None)
 
 def trunk(rngs):
     """A small network; yours in its place."""
-    return nnx.Sequential(
-        lambda x: x[:, 0], nnx.Linear(n_times, 8, rngs=rngs), nnx.relu, nnx.Linear(8, 2, rngs=rngs)
-    )
+    return nnx.Sequential(lambda x: x[:, 0], nnx.Linear(n_times, 8, rngs=rngs), nnx.relu, nnx.Linear(8, 2, rngs=rngs))
 
 
 # %%
@@ -44,9 +42,9 @@ def trunk(rngs):
 
 operations = ("frequency_shift", "sign_flip", "time_mask")
 transforms = eeg_transforms(sfreq, include=operations)
-search = PolicySearch(
-    method="adda", transforms=transforms, network=trunk(nnx.Rngs(0)), sfreq=sfreq, batch_size=20, n_epochs=40, learning_rate=1e-2, policy_learning_rate=3e-2, verbose=False
-).fit(X[train], y[train], X[valid], y[valid])
+rates = {"learning_rate": 1e-2, "policy_learning_rate": 3e-2, "batch_size": 20, "n_epochs": 40}
+search = PolicySearch(trunk(nnx.Rngs(0)), transforms, method="adda", sfreq=sfreq, verbose=False, **rates)
+search.fit(X[train], y[train], X[valid], y[valid])
 score = dict.fromkeys(operations, 0.0)
 for row in search.describe():
     score[row["operation"]] += row["weight"] * row["probability"]

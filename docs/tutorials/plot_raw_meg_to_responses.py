@@ -5,15 +5,15 @@ From a raw recording to which stimulus triggers what
 A recording goes in; out come its recurring waveforms, the sensors that see them, and for each waveform which stimulus
 triggers it, how often and after what delay. Nothing is cut into epochs and nothing is averaged.
 
-The recording is simulated here, so that the page runs anywhere and the truth is known. What to change for the MNE sample
-recording, which has to be downloaded, stands at the end.
+The recording is simulated here, so that the page runs anywhere and the truth is known. What to change for the MNE
+sample recording, which has to be downloaded, stands at the end.
 """
 
 # %%
 # A recording
 # -----------
 # Two minutes of twelve magnetometers. An auditory source answers most tones after 90 ms, with a waveform of 0.2 s; a
-# rhythm of 10 Hz comes and goes as it likes. Stimuli are in a trigger channel, as they would be in a recording of yours.
+# rhythm of 10 Hz comes and goes as it likes. Stimuli are in a trigger channel, as in a recording of yours.
 
 import matplotlib.pyplot as plt
 import mne
@@ -51,9 +51,9 @@ raw = mne.io.RawArray(np.vstack([1e-13 * x, trigger]), info, verbose="error")
 # Waveforms and their times
 # -------------------------
 # ``events_from_raw`` learns a dictionary: each atom is a topography times a waveform. It lists when each occurs. A
-# recording of yours is filtered and resampled before, by MNE. The threshold drops the weakest fifth of the activations.
+# recording of yours is filtered and resampled before, by MNE; a noisier one needs a ``threshold``.
 
-found = events_from_raw(raw, n_atoms=2, atom_duration=0.3, threshold=20, percent=True, max_iter=20, progress=False)
+found = events_from_raw(raw, n_atoms=2, atom_duration=0.3, reg=0.05, max_iter=20, progress=False)
 print([times.size for times in found.events], "events of each atom")
 
 figure, axes = plt.subplots(1, 2, figsize=(6, 2.2), sharey=True, layout="constrained")
@@ -64,8 +64,8 @@ for k, axis in enumerate(axes):
 # %%
 # Stimuli against events
 # ----------------------
-# ``drivers_from_mne`` reads stimuli in seconds from the trigger channel, from an array of events or from annotations. All
-# atoms are fitted at once.
+# ``drivers_from_mne`` reads stimuli in seconds from the trigger channel, from an array of events or from annotations.
+# All atoms are fitted at once.
 
 drivers = drivers_from_mne(mne.find_events(raw, verbose="error"), {"tone": 1, "image": 2}, sfreq=sfreq)
 model = DriPP(lower=0.03, upper=0.5, sfreq=found.sfreq).fit(found.events, drivers, t_stop=found.t_stop)

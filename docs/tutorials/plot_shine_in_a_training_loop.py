@@ -3,8 +3,8 @@ An equilibrium layer in a training loop that you have
 =====================================================
 
 A deep equilibrium layer outputs the fixed point of a cell. Its forward pass is a solver; its backward pass is another,
-unless the first shares what it learned. This page takes an ordinary training loop of flax and optax, replaces one layer,
-and compares backward passes.
+unless the first shares what it learned. This page takes an ordinary training loop of flax and optax, replaces one
+layer, and compares backward passes.
 """
 
 # %%
@@ -67,9 +67,9 @@ def train(layer, n_steps=150):
 # %%
 # One line changes
 # ----------------
-# ``nnx.Linear(2, 32)`` followed by a nonlinearity becomes a ``DEQ``. ``backward`` says how it is differentiated: by solving
-# the adjoint system (``"full"``), by sharing the inverse of the forward pass (``"shine"``), or by taking the identity for
-# that inverse (``"jacobian_free"``).
+# ``nnx.Linear(2, 32)`` followed by a nonlinearity becomes a ``DEQ``. ``backward`` says how it is differentiated: by
+# solving the adjoint system (``"full"``), by sharing the inverse of the forward pass (``"shine"``), or by taking the
+# identity for that inverse (``"jacobian_free"``).
 
 
 def equilibrium(backward):

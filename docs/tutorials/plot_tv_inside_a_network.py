@@ -89,6 +89,6 @@ axis.set(xlabel="time (samples)")
 axis.legend(frameon=False)
 
 # %%
-# ``jax.vmap``, ``jax.jit`` and both modes of differentiation work through the layer. The penalty may also be one a signal or
-# one an edge, for instance the output of another network.
+# ``jax.vmap``, ``jax.jit`` and both modes of differentiation work through the layer. The penalty may also be
+# one a signal or one an edge, for instance the output of another network.
 assert jax.grad(lambda lam: prox_tv1d(x[0], lam).var())(0.5) < 0  # more penalty, less variance

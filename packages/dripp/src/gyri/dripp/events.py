@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from gyri.numerics.validation import check_array, check_scalar
+from gyri.numerics.validation import check_array, check_scalar, import_extra
 
 
 def drivers_from_mne(
@@ -71,12 +71,7 @@ def _times_and_codes(source: Any, sfreq: float | None, first_samp: int) -> tuple
         if sfreq is None:
             raise ValueError("sfreq: expected the sampling frequency in Hz of an array of events, got None")
         return (events[:, 0] - first_samp) / check_scalar(sfreq, "sfreq", minimum=0, strict=True), events[:, 2]
-    try:
-        import mne
-    except ImportError as error:
-        raise ImportError(
-            'source: install MNE for anything but an array of events: pip install "gyri-dripp[mne]"'
-        ) from error
+    mne = import_extra("mne", "gyri-dripp[mne]", "for anything but an array of events")
     if isinstance(source, mne.io.BaseRaw):
         return _from_raw(source, mne)
     if isinstance(source, mne.Annotations):

@@ -3,6 +3,7 @@
 Given a tracer, a check looks at its shape and dtype and skips its values, so front doors may be called under `jit`.
 """
 
+import importlib
 import operator
 from collections.abc import Iterable
 from typing import Any, TypeVar
@@ -410,3 +411,39 @@ def as_key(key_or_int: Any) -> Key[Array, ""]:
     if seed >= 2**32:
         raise ValueError(f"{expected}, got {seed}")
     return jax.random.key(seed)
+
+
+def import_extra(module: str, extra: str, purpose: str) -> Any:
+    """Import a module that an extra brings, or say what to install.
+
+    Parameters
+    ----------
+    module : str
+        Dotted name.
+    extra : str
+        What pip is asked for, such as ``"a-package[plot]"``.
+    purpose : str
+        What the module is for, such as ``"to plot"``.
+
+    Returns
+    -------
+    module
+        The module.
+
+    Raises
+    ------
+    ImportError
+        It cannot be imported; with the line to type.
+
+    Examples
+    --------
+    >>> from gyri.numerics.validation import import_extra
+    >>> import_extra("not_here.pyplot", "a-package[plot]", "to plot")
+    Traceback (most recent call last):
+    ImportError: not_here is needed to plot: pip install "a-package[plot]"
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        name = module.partition(".")[0]
+        raise ImportError(f'{name} is needed {purpose}: pip install "{extra}"') from error
