@@ -32,7 +32,7 @@ PYTHONS = VERSIONS if any(version in argument for version in VERSIONS for argume
 
 # What a package's examples, quickstart and pages may use; `host`, `dask` and `ray` are for those who ask.
 SHOWN_EXTRAS = ("data", "mne", "pandas", "plot", "experiments")
-CROSS_TEST_TOOLS = ("build>=1.2", "hatchling>=1.27", "packaging>=24", "pyyaml>=6", "ruff>=0.12")
+CROSS_TEST_TOOLS = ("build>=1.2", "hatchling>=1.27", "packaging>=24", "pip>=24", "pyyaml>=6", "ruff>=0.12")
 DOCS_TOOLS = (
     "sphinx>=8",
     "pydata-sphinx-theme>=0.16",

@@ -38,7 +38,8 @@ LOOK = """async () => {
 OVERFLOW = """() => {
   const width = document.documentElement.clientWidth;
   if (document.documentElement.scrollWidth <= width) return [];
-  const scrolls = e => e && e !== document.body && (getComputedStyle(e).overflowX !== 'visible' || scrolls(e.parentElement));
+  const clips = e => getComputedStyle(e).overflowX !== 'visible';
+  const scrolls = e => e && e !== document.body && (clips(e) || scrolls(e.parentElement));
   return [document.documentElement.scrollWidth + ' px wide: ' + [...document.querySelectorAll('main *')]
     .filter(e => e.getBoundingClientRect().right > width + 1 && !scrolls(e.parentElement))
     .slice(0, 3).map(e => e.tagName + '.' + e.className).join(', ')];
