@@ -42,6 +42,8 @@ def zscore(X: Float[Any, "... n_times"] | Any) -> np.ndarray:
     [[[-1.0, 1.0]]]
     """
     windows = np.asarray(check_array(X, "X"))
+    if windows.ndim == 0:
+        raise ValueError("X: expected shape (..., n_times), got ()")
     centred = windows - windows.mean(-1, keepdims=True, dtype=np.float64)
     scale = centred.std(-1, keepdims=True)
     return (centred / np.where(scale > 0, scale, 1)).astype(windows.dtype)

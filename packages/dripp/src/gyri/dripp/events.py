@@ -6,6 +6,7 @@ MNE is imported only if an MNE object comes in.
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -93,7 +94,7 @@ def _from_raw(raw: Any, mne: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def events_from_activations(
-    z: Float[np.ndarray, "n_atoms n_times"] | Float[np.ndarray, "1 n_atoms n_times"] | np.ndarray | list,
+    z: Float[np.ndarray, "n_atoms n_times"] | Float[np.ndarray, "1 n_atoms n_times"] | np.ndarray | jax.Array | list,
     sfreq: float,
     *,
     threshold: float = 0.0,

@@ -99,6 +99,7 @@ def check_array(
     dtype: Any = None,
     allow_nan: bool = False,
     allow_empty: bool = False,
+    allow_half: bool = True,
 ) -> Array | np.ndarray:
     """Check an array-like and give it back as an array of real numbers.
 
@@ -123,6 +124,9 @@ def check_array(
         Let NaN (missing data) through; infinity is always refused.
     allow_empty : bool
         Let arrays without entries through.
+    allow_half : bool
+        Let float16 and bfloat16 through; otherwise they become float32, for methods that need its digits, or a
+        Fourier transform.
 
     Returns
     -------
@@ -158,6 +162,8 @@ def check_array(
     if array.size == 0 and not allow_empty:
         raise ValueError(f"{name}: expected at least one entry, got shape {array.shape}")
     _check_values(array, name, allow_nan)
+    if not allow_half and dtype is None and jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4:
+        dtype = np.float32
     result = _cast(array, name, dtype)
     if result.dtype != array.dtype:
         _check_values(result, name, allow_nan)
