@@ -74,7 +74,7 @@ def train_hnpe(x):
     theta = np.clip(np.abs(THETA), 0.05, 0.95)
     estimator = hnpe.HNPE(prior, hidden=(4,), n_features=2, n_bins=3).append_simulations(theta, x)
     posterior = estimator.train(0, batch_size=8, max_epochs=1, progress=False).build_posterior()
-    return posterior.log_prob(theta[0], OBSERVED)
+    return posterior.log_prob(theta[0], np.asarray(x, np.float32)[0])
 
 
 def minimize_ridge(x):
@@ -84,7 +84,7 @@ def minimize_ridge(x):
     return saba.minimize(saba.soba(inner, outer, batch_size=4), *start, {"x": x}, {"x": ROWS}, num_steps=3).z
 
 
-WINDOWS, ROWS, THETA, ATOMS, OBSERVED = DRAW(8, 1, 10), DRAW(8, 3), DRAW(20, 2), DRAW(4, 8), DRAW(1)
+WINDOWS, ROWS, THETA, ATOMS = DRAW(8, 1, 10), DRAW(8, 3), DRAW(20, 2), DRAW(4, 8)
 OPERATOR = DRAW(5, 8)
 EVENTS = np.sort(RNG.uniform(1, 19, 30)).astype(np.float32)
 STIMULI = np.arange(1.0, 19.0)
@@ -312,7 +312,8 @@ class Bar:
 
 
 @pytest.mark.filterwarnings("ignore")  # most say that they were interrupted
-@pytest.mark.parametrize("name", [*FITTED, "hnpe.HNPE", "saba.minimize"])
+# DriPP fits its atoms in one call, and more of them in groups: its own tests interrupt those.
+@pytest.mark.parametrize("name", [*sorted(set(FITTED) - {"dripp.DriPP"}), "hnpe.HNPE", "saba.minimize"])
 def test_interrupted_fit_returns_the_last_good_state(name, monkeypatch):
     monkeypatch.setattr("tqdm.auto.tqdm", Bar)
     monkeypatch.setattr(Bar, "pressed", False)
