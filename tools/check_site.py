@@ -76,10 +76,10 @@ def broken_links(pages: dict[str, dict[str, Any]], folder: Path) -> list[str]:
     problems = []
     for name, page in pages.items():
         for link in sorted(set(page["links"])):
-            target, anchor = urldefrag(urljoin("site:///" + name, link))
-            if not target.startswith("site:///"):
+            target, anchor = urldefrag(urljoin("http://site/" + name, link))
+            if not target.startswith("http://site/"):
                 continue
-            path = unquote(target.removeprefix("site:///")) or "index.html"
+            path = unquote(target.removeprefix("http://site/")) or "index.html"
             if path in pages:
                 if anchor and unquote(anchor) not in pages[path]["ids"]:
                     problems.append(f"{name}: no anchor #{anchor} in {path}")

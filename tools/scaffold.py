@@ -18,7 +18,7 @@ PAGES = {"page.md": "papers", "theory.md": "theory"}  # template to folder of do
 
 
 def create(name: str, root: Path = ROOT) -> Path:
-    """Write packages/NAME, its pages in docs/ and its row of the README; return the folder.
+    """Write packages/NAME, its pages in docs/ and its rows there and in the README; return the folder.
 
     Parameters
     ----------
@@ -53,7 +53,27 @@ def create(name: str, root: Path = ROOT) -> Path:
     (folder / "LICENSE").write_bytes((root / "LICENSE").read_bytes())
     readme = root / "README.md"
     readme.write_text(list_package(readme.read_text(encoding="utf-8"), name), encoding="utf-8")
+    index = root / "docs" / "index.md"
+    index.write_text(list_problem(index.read_text(encoding="utf-8"), name), encoding="utf-8")
     return folder
+
+
+def list_problem(index: str, name: str) -> str:
+    r"""Add a package's row to the table of the landing page.
+
+    Examples
+    --------
+    >>> print(list_problem("| a signal | its jumps | [a](papers/a.md) |\n\nMore.\n", "b"))
+    | a signal | its jumps | [a](papers/a.md) |
+    | what a visitor has | what they want | [b](papers/b.md) |
+    <BLANKLINE>
+    More.
+    <BLANKLINE>
+    """
+    lines = index.splitlines()
+    last = max(number for number, line in enumerate(lines) if "](papers/" in line)
+    lines.insert(last + 1, f"| what a visitor has | what they want | [{name}](papers/{name}.md) |")
+    return "\n".join(lines) + "\n"
 
 
 def list_package(readme: str, name: str) -> str:
