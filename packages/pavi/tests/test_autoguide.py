@@ -70,7 +70,9 @@ def test_names_and_numbers_of_parameters(data):
     assert size(small) == size(large) and "auto_encoder$params" in small
 
 
-@pytest.mark.parametrize("options", [{}, {"encoding": "data"}, {"amortize": False}, {"dependence": "none"}, {"flow": "maf"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"encoding": "data"}, {"amortize": False}, {"dependence": "none"}, {"flow": "maf"}]
+)
 def test_start_is_near_the_strategys_value(data, options):
     from numpyro.infer import init_to_value
 
@@ -103,12 +105,16 @@ def positive(x, mask=None):
         numpyro.sample("x", dist.Normal(u + w[..., 0], 1.0), obs=x[g])
 
 
-@pytest.mark.parametrize("options", [{}, {"encoding": "data"}, {"dependence": "prior"}, {"amortize": False}, {"flow": "spline"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"encoding": "data"}, {"dependence": "prior"}, {"amortize": False}, {"flow": "spline"}]
+)
 def test_constrained_supports(options, x64):
     """Draws stay inside, and the density of the guide integrates the change of variables (against NumPyro's trace)."""
     x = jnp.linspace(-1, 1, 5)
     guide = AutoPAVI(positive, **SMALL, **options)
-    params = jax.tree.map(lambda p: p + 0.1 * jnp.cos(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), start(guide, x))
+    params = jax.tree.map(
+        lambda p: p + 0.1 * jnp.cos(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), start(guide, x)
+    )
     trace = handlers.trace(handlers.seed(handlers.substitute(guide.full, params), 0)).get_trace(x)
     sites = {name: site for name, site in trace.items() if site["type"] == "sample"}
     values = {name: site["value"] for name, site in sites.items()}
@@ -225,7 +231,9 @@ def test_medians_and_quantiles_of_a_known_law():
         with numpyro.plate("g", 3):
             numpyro.sample("s", dist.LogNormal(0.0, 1.0))
 
-    guide = AutoPAVI(model, init_scale=0.5, init_loc_fn=numpyro.infer.init_to_value(values={"s": jnp.full(3, 2.0)}), **SMALL)
+    guide = AutoPAVI(
+        model, init_scale=0.5, init_loc_fn=numpyro.infer.init_to_value(values={"s": jnp.full(3, 2.0)}), **SMALL
+    )
     params = start(guide)
     median = guide.median(params, num_samples=4000)
     np.testing.assert_allclose(median["s"], 2.0, rtol=0.05)

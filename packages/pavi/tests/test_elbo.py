@@ -92,10 +92,14 @@ def test_reduced_elbo_is_that_of_numpyro():
     trace = handlers.trace(handlers.substitute(seeded, params)).get_trace(x)
     values = {name: trace[name]["value"] for name in ("mu", "theta")}
     assert trace["groups"]["value"].shape == (2,) and trace["theta"]["scale"] == 3.0
-    log_q = sum(np.sum((s["scale"] or 1) * s["fn"].log_prob(s["value"])) for s in trace.values() if s["type"] == "sample")
+    log_q = sum(
+        np.sum((s["scale"] or 1) * s["fn"].log_prob(s["value"])) for s in trace.values() if s["type"] == "sample"
+    )
     fixed = handlers.substitute(model, {**values, "groups": trace["groups"]["value"]})
     inner = handlers.trace(handlers.seed(fixed, 0)).get_trace(x)
-    log_p = sum(np.sum((s["scale"] or 1) * s["fn"].log_prob(s["value"])) for s in inner.values() if s["type"] == "sample")
+    log_p = sum(
+        np.sum((s["scale"] or 1) * s["fn"].log_prob(s["value"])) for s in inner.values() if s["type"] == "sample"
+    )
     setup = guide.setup((x,), {})
     indices = {"groups": trace["groups"]["value"], "observations": jnp.arange(3)}
     family = setup.run(params, setup.take_rows(params, indices), None, (x,), {}, indices, values=values)
@@ -121,7 +125,9 @@ def test_elbo_under_jit_vmap_and_grad(x64):
     guide = AutoPAVI(model, hidden=(4,), subsample_sizes={"groups": 2})
     params = moved(guide, x)
     one = elbo(jax.random.key(3), params, guide, x, num_particles=2)
-    np.testing.assert_allclose(jax.jit(lambda k, p, x: elbo(k, p, guide, x, num_particles=2))(jax.random.key(3), params, x), one)
+    np.testing.assert_allclose(
+        jax.jit(lambda k, p, x: elbo(k, p, guide, x, num_particles=2))(jax.random.key(3), params, x), one
+    )
     many = jax.vmap(lambda key: elbo(key, params, guide, x, num_particles=2))(jax.random.split(jax.random.key(4), 3))
     assert many.shape == (3,) and np.ptp(many) > 0
     loss = lambda p: elbo(jax.random.key(3), p, guide, x, num_particles=2)
@@ -150,7 +156,7 @@ def test_factors_and_scales_of_the_model_count_as_in_numpyro():
     def model(x):
         with handlers.scale(scale=0.3):
             mu = numpyro.sample("mu", dist.Normal(0, 1))
-        numpyro.factor("extra", -mu**2)
+        numpyro.factor("extra", -(mu**2))
         with numpyro.plate("g", 3) as g:
             numpyro.sample("x", dist.Normal(mu, 1), obs=x[g])
 

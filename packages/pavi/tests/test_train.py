@@ -260,6 +260,10 @@ def test_memory_of_a_step_does_not_grow_with_data_encodings():
 
         carry = programs.start(setup.init_all(jax.random.key(0), (x,), {}))
         options = _Options(jax.random.key(0), jnp.int32(5), jnp.int32(0))
-        compiled = jax.jit(lambda c, i, o, d, p=programs: p.step(c, i, o, d)).lower(carry, jnp.int32(0), options, [x]).compile()
+        compiled = (
+            jax.jit(lambda c, i, o, d, p=programs: p.step(c, i, o, d))
+            .lower(carry, jnp.int32(0), options, [x])
+            .compile()
+        )
         sizes.append(compiled.memory_analysis().temp_size_in_bytes)
     assert sizes[1] <= 1.2 * sizes[0]

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
-from gyri.numerics.validation import check_scalar
+from gyri.numerics.validation import check_scalar, import_extra
 
 _MAX_LOG_SCALE = 8.0
 
@@ -289,12 +289,10 @@ def _autoregressive(kind: str, hidden: Sequence[int], n_knots: int, interval: fl
     """One layer of flowjax whose parameters are the list of its arrays; the rest is rebuilt from the sizes."""
     if len(set(hidden)) != 1:
         raise ValueError(f"hidden: expected one or more layers of equal width for flow={kind!r}, got {tuple(hidden)}")
-    try:
-        from flowjax.bijections import Affine, MaskedAutoregressive, RationalQuadraticSpline
-    except ImportError as error:
-        raise ImportError('flow="maf" and "spline" need flowjax: pip install "gyri-pavi[flows]"') from error
+    import_extra("flowjax", "gyri-pavi[flows]", 'for flow="maf" and "spline"')
     import equinox as eqx
     import paramax
+    from flowjax.bijections import Affine, MaskedAutoregressive, RationalQuadraticSpline
 
     transformer = Affine() if kind == "affine" else RationalQuadraticSpline(knots=n_knots, interval=interval)
     rests: dict[tuple[int, int], tuple[Any, Any]] = {}  # what a layer is besides its trained arrays, by its sizes

@@ -5,16 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from gyri.numerics.validation import check_array, check_positive_int, check_scalar
-
-_HINT = 'install matplotlib to plot: pip install "gyri-pavi[plot]"'
+from gyri.numerics.validation import check_array, check_positive_int, check_scalar, import_extra
 
 
 def _axes(ax: Any) -> Any:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError(_HINT) from error
+    plt = import_extra("matplotlib.pyplot", "gyri-pavi[plot]", "to plot")
     return plt.subplots(figsize=(6.0, 3.6), layout="constrained")[1] if ax is None else ax
 
 

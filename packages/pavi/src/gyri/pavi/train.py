@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key, PyTree
 from numpyro.distributions import biject_to
 
@@ -68,6 +69,7 @@ def fit(
     block: int = 100,
     init_params: dict | None = None,
     progress_bar: bool = True,
+    mesh: Mesh | None = None,
     **kwargs: Any,
 ) -> FitResult:
     """Fit a guide by stochastic gradient ascent of the reduced ELBO.
@@ -101,6 +103,10 @@ def fit(
         Start here: of an earlier fit, or of `load_params`.
     progress_bar : bool
         Show a bar.
+    mesh : jax.sharding.Mesh, optional
+        Devices along one axis, over which the copies of the outermost subsampled plate are split: the rows of the
+        tables, and the work of a step. The data are where the caller has put them (`jax.device_put`). Their number
+        must divide the plate's size and what is drawn of it. The fit is the same as on one device, up to rounding.
 
     Returns
     -------
@@ -142,9 +148,8 @@ def fit(
         if init_params is None
         else _check_params(setup, init_params, setup.dynamic(args, kwargs))
     )
-    programs = setup.program_of(
-        ("fit", optimizer, num_particles, bool(lazy)), _Programs, optimizer, num_particles, lazy
-    )
+    name = ("fit", optimizer, num_particles, bool(lazy), mesh)
+    programs = setup.program_of(name, _Programs, optimizer, num_particles, lazy, mesh)
     carry = programs.start(params)
     int32 = lambda n: jnp.asarray(n, jnp.int32)
     options = _Options(key, int32(num_steps), int32(warmup_steps))
@@ -175,7 +180,12 @@ class _Programs:
     """Start, step and end of a fit, compiled once for an optimizer."""
 
     def __init__(
-        self, setup: Setup, optimizer: optax.GradientTransformation | None, num_particles: int, lazy: bool
+        self,
+        setup: Setup,
+        optimizer: optax.GradientTransformation | None,
+        num_particles: int,
+        lazy: bool,
+        mesh: Mesh | None,
     ) -> None:
         self.setup, self.num_particles = setup, num_particles
         self.default = optimizer is None
@@ -187,7 +197,10 @@ class _Programs:
         self.pack = (lambda tree: ravel_pytree(tree)[0]) if self.default else (lambda tree: tree)
         self.unpack: Callable[[PyTree], dict[str, Any]] = lambda tree: tree
         self.row_rate = _ROW_RATE if self.default else 1.0
-        self.start = jax.jit(self._start)
+        self.mesh, self.split_plate = mesh, None
+        if mesh is not None:
+            self.split_plate = _check_mesh(setup, mesh)
+        self.start = self._start if mesh is not None else jax.jit(self._start)
         self.finish = jax.jit(self._finish)
 
     def _map_constrained(self, params: Mapping[str, Any], move: Callable) -> dict[str, Any]:
@@ -203,10 +216,23 @@ class _Programs:
             for _ in range(rows.ndim - 1):
                 init = jax.vmap(init)
             tables[table] = (rows, init(rows))
+        if self.mesh is not None:
+            sites = {table: name for name, table in self.tables.items()}
+            tables = {table: self._split(tree, sites[table]) for table, tree in tables.items()}
+            params = jax.device_put(params, NamedSharding(self.mesh, PartitionSpec()))
         if self.default:
             self.unpack = unraveller(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params))
         dense = self.pack(params)
         return _Carry(dense, self.optimizer.init(dense), tables)
+
+    def _split(self, tree: PyTree, site: str) -> PyTree:
+        """Rows of a table over the devices."""
+        graph, plate = self.setup.graph, self.split_plate
+        plates = graph.sites[site].plates
+        spec: list[str | None] = [None] * len(graph.batch_shape(plates))
+        if plate in plates:
+            spec[graph.plates[plate].dim] = self.mesh.axis_names[0]
+        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec(*spec)))
 
     def _finish(self, carry: _Carry) -> dict[str, Any]:
         params = self._map_constrained(self.unpack(carry.dense), lambda t, x: t(x))
@@ -217,6 +243,9 @@ class _Programs:
         setup = self.setup
         index_key, draw_key = jax.random.split(jax.random.fold_in(options.key, i))
         indices = setup.draw_indices(index_key)
+        if self.split_plate is not None:  # each device works on its share of the drawn copies
+            spread = NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names[0]))
+            indices[self.split_plate] = jax.lax.with_sharding_constraint(indices[self.split_plate], spread)
         places = {name: setup.row_index(name, indices) for name in self.tables}
         rows = {name: carry.tables[table][0][places[name]] for name, table in self.tables.items()}
         weight = jnp.where(i < options.warmup_steps, 0.0, 1.0)
@@ -263,6 +292,19 @@ class _Programs:
 
         new = jax.vmap(one)(flat(rows), flat(grads), jax.tree.map(flat, states))
         return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), new)
+
+
+def _check_mesh(setup: Setup, mesh: Mesh) -> str:
+    """The plate that is split over the devices."""
+    plate = setup.row_plate
+    if len(mesh.axis_names) != 1:
+        raise ValueError(f"mesh: expected devices along one axis, got the axes {mesh.axis_names}")
+    if plate is None:
+        raise ValueError("mesh: the model has no plate whose copies are independent given the rest")
+    for size in (setup.graph.plates[plate].size, setup.sizes[plate]):
+        if size % mesh.size:
+            raise ValueError(f"mesh: expected a number of devices that divides {size}, for {plate!r}, got {mesh.size}")
+    return plate
 
 
 def _take(states: PyTree, place: tuple) -> PyTree:
