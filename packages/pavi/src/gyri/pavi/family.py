@@ -147,7 +147,8 @@ class Family(FixPlates):
         return tuple(frame.name for frame in msg["cond_indep_stack"])
 
     def _plate_scale(self, plates: tuple[str, ...]) -> float:
-        return math.prod(self.setup.graph.plates[name].size / self.indices[name].shape[0] for name in plates)
+        ratios = (self.setup.graph.plates[name].size / self.indices[name].shape[0] for name in plates)
+        return math.prod(ratios, start=1.0)
 
     def _law(self, name: str, fn: Any) -> Any:
         """Law of the copies of a latent site, given those of its parents: q_i(. | parents; phi_i, E)."""
