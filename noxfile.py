@@ -32,8 +32,16 @@ PYTHONS = VERSIONS if any(version in argument for version in VERSIONS for argume
 
 # What a package's examples, quickstart and pages may use; `host`, `dask` and `ray` are for those who ask.
 SHOWN_EXTRAS = ("data", "mne", "pandas", "plot", "experiments")
-CROSS_TEST_TOOLS = ("build>=1.2", "hatchling>=1.27", "packaging>=24", "pyyaml>=6", "ruff>=0.12")
-DOCS_TOOLS = ("sphinx>=8", "pydata-sphinx-theme>=0.16", "numpydoc>=1.8", "sphinx-gallery>=0.18", "myst-parser>=4")
+CROSS_TEST_TOOLS = ("build>=1.2", "hatchling>=1.27", "packaging>=24", "pip>=24", "pyyaml>=6", "ruff>=0.12")
+DOCS_TOOLS = (
+    "sphinx>=8",
+    "pydata-sphinx-theme>=0.16",
+    "numpydoc>=1.8",
+    "sphinx-gallery>=0.18",
+    "sphinx-copybutton>=0.5.2",
+    "sphinx-mathjax-offline>=0.0.2",
+    "myst-parser>=4",
+)
 
 # Compilations outlive a process and are shared by the workers of pytest-xdist.
 ENVIRONMENT = {
@@ -130,6 +138,13 @@ def docs(session: nox.Session) -> None:
     ]
     session.run(*command, *session.posargs, env=ENVIRONMENT)
     session.log(f"the pages are in {out / 'html' / 'index.html'}")
+
+
+@nox.session
+def site(session: nox.Session) -> None:
+    """Look at the pages that `docs` built in headless Chromium, wide and at 400 px; needs a Chromium on the machine."""
+    session.install("playwright>=1.45")
+    session.run("python", "-m", "tools.check_site", str(ROOT / "docs" / "_build" / "html"), *session.posargs)
 
 
 @nox.session

@@ -17,8 +17,16 @@ project = "gyri"
 author = "the gyri developers"
 copyright = "2026, the gyri developers"
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.mathjax", "numpydoc", "myst_parser"]
-exclude_patterns = ["_build"]
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",  # the pages bring MathJax: formulas need no other site
+    "sphinx_copybutton",
+    "numpydoc",
+    "myst_parser",
+]
+exclude_patterns = ["_build", "tutorials"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
@@ -34,24 +42,26 @@ html_theme = "pydata_sphinx_theme"
 html_title = "gyri"
 html_theme_options = {"show_prev_next": False, "secondary_sidebar_items": ["page-toc"]}
 html_sidebars = {"index": []}
+html_static_path = ["static"]
+html_css_files = ["narrow.css"]
 html_show_sourcelink = False
 
-galleries = {
+galleries = {DOCS / "tutorials": "gallery/tutorials"}
+galleries |= {
     p.folder / "examples": f"gallery/{p.name}" for p in PROJECTS.values() if list(p.folder.glob("examples/*.py"))
 }
-if galleries:
-    extensions.append("sphinx_gallery.gen_gallery")
-    sphinx_gallery_conf = {
-        "examples_dirs": [str(folder) for folder in galleries],
-        "gallery_dirs": list(galleries.values()),
-        "filename_pattern": r"/plot_",
-        "download_all_examples": False,
-        "show_signature": False,
-        "min_reported_time": 1e9,
-        "write_computation_times": False,
-    }
-    # The gallery draws without a screen: `plt.show()` has nothing to show, and says so.
-    warnings.filterwarnings("ignore", message="FigureCanvasAgg is non-interactive", category=UserWarning)
+extensions.append("sphinx_gallery.gen_gallery")
+sphinx_gallery_conf = {
+    "examples_dirs": [str(folder) for folder in galleries],
+    "gallery_dirs": list(galleries.values()),
+    "filename_pattern": r"/plot_",
+    "download_all_examples": False,
+    "show_signature": False,
+    "min_reported_time": 1e9,
+    "write_computation_times": False,
+}
+# The gallery draws without a screen: `plt.show()` has nothing to show, and says so.
+warnings.filterwarnings("ignore", message="FigureCanvasAgg is non-interactive", category=UserWarning)
 
 
 def write_empty_gallery(package: Project) -> None:
@@ -79,7 +89,16 @@ def write_interface(package: Project) -> None:
     page.write_text("\n".join(lines), encoding="utf-8")
 
 
+def write_changelog(package: Project) -> None:
+    """Write the page that shows a package's changelog."""
+    page = DOCS / "changelog" / f"{package.name}.md"
+    page.parent.mkdir(exist_ok=True)
+    changelog = (package.folder / "CHANGELOG.md").relative_to(DOCS.parent).as_posix()
+    page.write_text(f"```{{include}} ../../{changelog}\n```\n", encoding="utf-8")
+
+
 for package in PROJECTS.values():
     write_interface(package)
+    write_changelog(package)
     if not package.shared and package.folder / "examples" not in galleries:
         write_empty_gallery(package)

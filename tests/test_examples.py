@@ -23,7 +23,7 @@ def test_docstring_examples_run(name, tmp_path, monkeypatch, request):
     assert results.failed == 0, "see the captured output"
 
 
-@pytest.mark.parametrize("name", ["changed", "quickstart", "release", "scaffold"])
+@pytest.mark.parametrize("name", ["changed", "check_site", "quickstart", "release", "scaffold"])
 def test_docstring_examples_of_the_tools_run(name):
     assert doctest.testmod(importlib.import_module(f"tools.{name}")).failed == 0
 

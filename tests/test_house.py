@@ -55,7 +55,23 @@ def test_package_has_every_file_that_a_reader_looks_for(project):
     for name in ("README.md", "CHANGELOG.md", "LICENSE", f"src/gyri/{project.name}/py.typed"):
         assert (project.folder / name).exists(), name
     assert (project.folder / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
-    assert project.shared or (ROOT / "docs" / "papers" / f"{project.name}.md").exists()
+    pages = [ROOT / "docs" / kind / f"{project.name}.md" for kind in ("papers", "theory")]
+    assert project.shared or all(page.exists() for page in pages)
+
+
+@pytest.mark.parametrize("name", [name for name, p in PROJECTS.items() if not p.shared])
+def test_readme_has_what_the_page_of_a_paper_needs(name):
+    """The page includes the README: what it solves, quickstart, reproduction, benchmarks and the BibTeX entry."""
+    text = (PROJECTS[name].folder / "README.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert set(headings) >= {"Install", "Quickstart", "Reproduction", "Benchmarks", "Cite"}
+    assert "<!-- reproduction:start -->" in text
+    assert re.search(r"^```bibtex\n@", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", [name for name, p in PROJECTS.items() if not p.shared])
+def test_landing_page_leads_to_every_paper(name):
+    assert f"papers/{name}.md" in (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", [name for name, p in PROJECTS.items() if not p.shared])

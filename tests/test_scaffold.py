@@ -18,6 +18,8 @@ def repository(tmp_path):
     """A copy of what the scaffolder and its package need of the repository."""
     for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
         shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "index.md", tmp_path / "docs")
     shutil.copytree(ROOT / "shared", tmp_path / "shared", ignore=shutil.ignore_patterns("tests", "__pycache__"))
     return tmp_path
 
@@ -35,7 +37,8 @@ def test_new_package_passes_lint_and_its_own_tests_and_builds(repository):
     assert folder == repository / "packages" / "demo"
     written = "".join(path.read_text(encoding="utf-8") for path in folder.rglob("*.*") if path.is_file())
     assert not re.search("@[A-Z]+@|__name__", written.replace("__name__ ==", ""))
-    assert (repository / "docs" / "papers" / "demo.md").exists()
+    assert all((repository / "docs" / kind / "demo.md").exists() for kind in ("papers", "theory"))
+    assert "papers/demo.md" in (repository / "docs" / "index.md").read_text(encoding="utf-8")
     run(repository, "ruff", "check", "packages")
     run(repository, "ruff", "format", "--check", "packages")
     run(repository, "pytest", "-q", "-p", "no:cacheprovider", "packages/demo/tests")
@@ -56,7 +59,7 @@ def test_taken_name_is_refused(repository):
 
 def test_existing_page_is_not_overwritten(repository):
     page = repository / "docs" / "papers" / "demo.md"
-    page.parent.mkdir(parents=True)
+    page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("mine")
     with pytest.raises(ValueError, match="exists already"):
         create("demo", repository)

@@ -14,10 +14,11 @@ from pathlib import Path
 from tools.projects import ROOT, find_projects
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
+PAGES = {"page.md": "papers", "theory.md": "theory"}  # template to folder of docs/
 
 
 def create(name: str, root: Path = ROOT) -> Path:
-    """Write packages/NAME, its page in docs/papers and its row of the README; return the folder.
+    """Write packages/NAME, its pages in docs/ and its rows there and in the README; return the folder.
 
     Parameters
     ----------
@@ -40,19 +41,39 @@ def create(name: str, root: Path = ROOT) -> Path:
         "REPRODUCE": compatible_range(projects["reproduce"].version),
     }
     folder = root / "packages" / name
-    page = root / "docs" / "papers" / f"{name}.md"
-    for path in (folder, page):
+    pages = {place: root / "docs" / kind / f"{name}.md" for place, kind in PAGES.items()}
+    for path in (folder, *pages.values()):
         if path.exists():
             raise ValueError(f"name: {path.relative_to(root)} exists already")
     for template in sorted(path for path in TEMPLATES.rglob("*.in") if path.is_file()):
         place = str(template.relative_to(TEMPLATES)).removesuffix(".in").replace("__name__", name)
-        target = page if place == "page.md" else folder / place
+        target = pages.get(place, folder / place)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(fill(template.read_text(encoding="utf-8"), values), encoding="utf-8")
     (folder / "LICENSE").write_bytes((root / "LICENSE").read_bytes())
     readme = root / "README.md"
     readme.write_text(list_package(readme.read_text(encoding="utf-8"), name), encoding="utf-8")
+    index = root / "docs" / "index.md"
+    index.write_text(list_problem(index.read_text(encoding="utf-8"), name), encoding="utf-8")
     return folder
+
+
+def list_problem(index: str, name: str) -> str:
+    r"""Add a package's row to the table of the landing page.
+
+    Examples
+    --------
+    >>> print(list_problem("| a signal | its jumps | [a](papers/a.md) |\n\nMore.\n", "b"))
+    | a signal | its jumps | [a](papers/a.md) |
+    | what a visitor has | what they want | [b](papers/b.md) |
+    <BLANKLINE>
+    More.
+    <BLANKLINE>
+    """
+    lines = index.splitlines()
+    last = max(number for number, line in enumerate(lines) if "](papers/" in line)
+    lines.insert(last + 1, f"| what a visitor has | what they want | [{name}](papers/{name}.md) |")
+    return "\n".join(lines) + "\n"
 
 
 def list_package(readme: str, name: str) -> str:

@@ -122,3 +122,9 @@ def test_bad_options_are_refused_by_name(change, argument):
         wald_intervals(TRUTH, TRUTH, 1.0)
     with pytest.raises(ValueError, match="subsample"):
         bootstrap_intervals([1.0], DRIVER, TRUTH, **WINDOW, subsample=2.0)
+
+
+def test_interval_of_a_baseline_of_nearly_nothing_is_all_positive_numbers():
+    params = TRUTH._replace(baseline=np.float64(1e-32))
+    errors = Params(np.float64(0.1), *(np.array([0.01]) for _ in range(3)))
+    np.testing.assert_array_equal(wald_intervals(params, errors)["baseline"], [0.0, np.inf])

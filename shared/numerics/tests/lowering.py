@@ -142,6 +142,7 @@ HOST_SIDE = {
     "gyri.numerics.host.host_call": "lowers for CPU alone, as its callers take care of",
     "gyri.numerics.host.n_threads": "returns a Python number",
     "gyri.numerics.host.njit": "compiles a function with numba",
+    "gyri.numerics.validation.import_extra": "imports a module",
     "gyri.numerics.eeg.symmetry_permutation": "reads names of channels",
     "gyri.numerics.eeg.standard_positions": "reads MNE-Python's templates",
     "gyri.numerics.transform.eeg_transforms": "builds a tuple of functions",

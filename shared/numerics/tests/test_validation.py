@@ -1,6 +1,7 @@
 """Checks of user input: what is refused, what is said, and what comes back."""
 
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from gyri.numerics.validation import (
     check_positive_int,
     check_same_leading_axis,
     check_scalar,
+    import_extra,
 )
 
 BAD_ARRAYS = [
@@ -160,3 +162,18 @@ def test_as_key_refuses(value):
 def test_as_key_refuses_several_keys():
     with pytest.raises(ValueError, match=r"got keys of shape \(2,\)"):
         as_key(jax.random.split(jax.random.key(0)))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
+def test_half_precision_is_raised_where_a_method_needs_more(dtype):
+    x = np.ones(3, dtype)
+    assert check_array(x, "x").dtype == dtype
+    assert check_array(x, "x", allow_half=False).dtype == np.float32
+    assert check_array(np.ones(3), "x", allow_half=False).dtype == np.float64
+
+
+def test_missing_extra_says_what_to_type(monkeypatch):
+    assert import_extra("json.decoder", "a[b]", "to read").JSONDecoder
+    monkeypatch.setitem(sys.modules, "json.decoder", None)
+    with pytest.raises(ImportError, match=r'^json is needed to read: pip install "a\[b\]"$'):
+        import_extra("json.decoder", "a[b]", "to read")

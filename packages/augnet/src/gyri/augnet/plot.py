@@ -4,15 +4,11 @@ from typing import Any
 
 import numpy as np
 
-_HINT = 'install matplotlib to plot: pip install "gyri-augnet[plot]"'
+from gyri.numerics.validation import import_extra
 
 
 def _pyplot() -> Any:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError(_HINT) from error
-    return plt
+    return import_extra("matplotlib.pyplot", "gyri-augnet[plot]", "to plot")
 
 
 def plot_augmentations(history_or_classifier: Any, ax: Any = None) -> Any:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, ScalarLike
 
-from gyri.numerics.validation import as_key, check_array, check_positive_int, check_scalar
+from gyri.numerics.validation import as_key, check_array, check_positive_int, check_scalar, import_extra
 
 STAGES = ("W", "N1", "N2", "N3", "R")
 AMPLITUDES = {"W": 2.0, "N1": 1.0, "N2": 2.5, "N3": 4.0, "R": 1.5}  # peaks, relative to noise of unit deviation
@@ -42,6 +42,8 @@ def zscore(X: Float[Any, "... n_times"] | Any) -> np.ndarray:
     [[[-1.0, 1.0]]]
     """
     windows = np.asarray(check_array(X, "X"))
+    if windows.ndim == 0:
+        raise ValueError("X: expected shape (..., n_times), got ()")
     centred = windows - windows.mean(-1, keepdims=True, dtype=np.float64)
     scale = centred.std(-1, keepdims=True)
     return (centred / np.where(scale > 0, scale, 1)).astype(windows.dtype)
@@ -227,10 +229,7 @@ def load_sleep_physionet(
     if not set(recordings) or set(recordings) - {1, 2}:
         raise ValueError(f"recordings: expected 1, 2 or both, got {recordings}")
     kept_min = float(check_scalar(max_wake_min, "max_wake_min", minimum=0))
-    try:
-        from mne.datasets.sleep_physionet.age import fetch_data
-    except ImportError:
-        raise ImportError('Sleep-EDF is read through MNE: pip install "gyri-cadda[mne]"') from None
+    fetch_data = import_extra("mne.datasets.sleep_physionet.age", "gyri-cadda[mne]", "to read Sleep-EDF").fetch_data
     files = fetch_data(list(subjects), list(recordings), path=path, on_missing="warn", verbose="error")
     parts = [read_night(recording, hypnogram, h_freq, kept_min) for recording, hypnogram in files]
     # SC4<two digits of the subject><night>...

@@ -4,15 +4,13 @@ from typing import Any
 
 import numpy as np
 
+from gyri.numerics.validation import import_extra
+
 from .policy import Policy, check_policy, check_transforms, exposure
 
 
 def _pyplot() -> Any:
-    try:
-        from matplotlib import pyplot
-    except ImportError:
-        raise ImportError('figures need matplotlib: pip install "gyri-cadda[plot]"') from None
-    return pyplot
+    return import_extra("matplotlib.pyplot", "gyri-cadda[plot]", "to plot")
 
 
 def plot_policy(search_or_policy: Any, transforms: Any = None, ax: Any = None) -> Any:

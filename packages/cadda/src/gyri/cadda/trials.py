@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from gyri.numerics.loops import progress_bar
+from gyri.numerics.validation import import_extra
 
 from .descent import Found
 from .functional import Graphs, Weights, run_evaluation, window_losses
@@ -45,10 +46,7 @@ class Tree:
     """Tree-structured Parzen estimator over discrete policies, by optuna; it minimises."""
 
     def __init__(self, seed: int, shape: tuple[int, ...], n_ops: int) -> None:
-        try:
-            import optuna
-        except ImportError:
-            raise ImportError('this method proposes by optuna: pip install "gyri-cadda[search]"') from None
+        optuna = import_extra("optuna", "gyri-cadda[search]", "to propose policies")
         self._optuna = optuna
         level = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)

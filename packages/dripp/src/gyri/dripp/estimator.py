@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from gyri.numerics.io import load_pytree, save_pytree
 from gyri.numerics.loops import progress_bar
-from gyri.numerics.validation import check_array
+from gyri.numerics.validation import check_array, import_extra
 
 from . import inference, kernels, model, plot
 from .init import initialize
@@ -465,10 +465,7 @@ class DriPP(BaseEstimator):
 
     def to_frame(self) -> Any:
         """Estimates and standard errors as a pandas DataFrame, a row for each atom and driver."""
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise ImportError('install pandas for to_frame: pip install "gyri-dripp[pandas]"') from error
+        pd = import_extra("pandas", "gyri-dripp[pandas]", "to make a table")
         return pd.DataFrame(self._rows())
 
     def plot_intensity(self, atom: int | None = None, ax: Any = None) -> Any:

@@ -6,10 +6,11 @@ MNE is imported only if an MNE object comes in.
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
-from gyri.numerics.validation import check_array, check_scalar
+from gyri.numerics.validation import check_array, check_scalar, import_extra
 
 
 def drivers_from_mne(
@@ -71,12 +72,7 @@ def _times_and_codes(source: Any, sfreq: float | None, first_samp: int) -> tuple
         if sfreq is None:
             raise ValueError("sfreq: expected the sampling frequency in Hz of an array of events, got None")
         return (events[:, 0] - first_samp) / check_scalar(sfreq, "sfreq", minimum=0, strict=True), events[:, 2]
-    try:
-        import mne
-    except ImportError as error:
-        raise ImportError(
-            'source: install MNE for anything but an array of events: pip install "gyri-dripp[mne]"'
-        ) from error
+    mne = import_extra("mne", "gyri-dripp[mne]", "for anything but an array of events")
     if isinstance(source, mne.io.BaseRaw):
         return _from_raw(source, mne)
     if isinstance(source, mne.Annotations):
@@ -98,7 +94,7 @@ def _from_raw(raw: Any, mne: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def events_from_activations(
-    z: Float[np.ndarray, "n_atoms n_times"] | Float[np.ndarray, "1 n_atoms n_times"] | np.ndarray | list,
+    z: Float[np.ndarray, "n_atoms n_times"] | Float[np.ndarray, "1 n_atoms n_times"] | np.ndarray | jax.Array | list,
     sfreq: float,
     *,
     threshold: float = 0.0,

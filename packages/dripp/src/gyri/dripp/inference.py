@@ -487,7 +487,8 @@ def wald_intervals(params: Params, errors: Params, level: float = 0.95) -> dict[
             low, high = value - quantile * error, value + quantile * error
         else:
             positive = np.where(value > 0, value, np.nan)
-            factor = np.exp(quantile * error / positive)
+            with np.errstate(over="ignore"):  # nothing is known above: the interval ends at infinity
+                factor = np.exp(quantile * error / positive)
             low, high = positive / factor, positive * factor
         intervals[name] = np.stack([low, high], -1)
     return intervals

@@ -5,18 +5,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from gyri.numerics.validation import import_extra
+
 from . import kernels
 from .model import Params
 
-_HINT = 'install matplotlib to plot: pip install "gyri-dripp[plot]"'
-
 
 def _axes(ax: Any) -> Any:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError(_HINT) from error
-    return plt.subplots(figsize=(6.0, 3.6), layout="constrained")[1] if ax is None else ax
+    if ax is not None:
+        return ax
+    plt = import_extra("matplotlib.pyplot", "gyri-dripp[plot]", "to plot")
+    return plt.subplots(figsize=(6.0, 3.6), layout="constrained")[1]
 
 
 def plot_intensity(
@@ -139,10 +138,7 @@ def plot_atoms(
     matplotlib.figure.Figure
         The figure.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(_HINT) from error
+    Figure = import_extra("matplotlib.figure", "gyri-dripp[plot]", "to plot").Figure
     n_atoms = len(temporal)
     figure = Figure(figsize=(max(2.2 * n_atoms, 3.0), 4.0), layout="constrained")
     axes = figure.subplots(2, n_atoms, squeeze=False, sharey="row", height_ratios=(1.4, 1))

@@ -13,7 +13,7 @@ from gyri.numerics.csc import csc_lambda_max, csc_solve, init_atoms, rank1_from_
 from gyri.numerics.csc.dictionary import confine
 from gyri.numerics.csc.learning import LearnData, LearnState, finish_learning, learn_step, start_learning
 from gyri.numerics.loops import scan_chunks
-from gyri.numerics.validation import as_key, check_positive_int, check_scalar
+from gyri.numerics.validation import as_key, check_positive_int, check_scalar, import_extra
 
 from .events import events_from_activations
 
@@ -211,10 +211,7 @@ def _gather(z: Float[np.ndarray, "n_atoms n_times"], reach: int) -> Float[np.nda
 
 def _read(raw: Any, picks: Any) -> tuple[Any, Float[np.ndarray, "n_channels n_times"], Bool[np.ndarray, " n_times"]]:
     """Recording of the channels picked, its samples, and which of them are good."""
-    try:
-        import mne
-    except ImportError as error:
-        raise ImportError('raw: install MNE to read a recording: pip install "gyri-dripp[mne]"') from error
+    mne = import_extra("mne", "gyri-dripp[mne]", "to read a recording")
     if not isinstance(raw, mne.io.BaseRaw):
         raise ValueError(f"raw: expected mne.io.BaseRaw, got {type(raw).__name__}")
     if picks is None and not mne.pick_types(raw.info, meg=True, eeg=True, seeg=True, ecog=True, fnirs=True).size:

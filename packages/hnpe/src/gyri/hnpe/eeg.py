@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gyri.numerics.validation import check_array, check_option, check_scalar
+from gyri.numerics.validation import check_array, check_option, check_scalar, import_extra
 
 
 @lru_cache(maxsize=32)
@@ -184,11 +184,8 @@ def load_alpha_waves(subject: int) -> Any:
     ----------
     Cattan, Rodrigues, Congedo (2018), EEG alpha waves dataset, Zenodo.
     """
-    try:
-        import mne
-        from moabb.datasets import Rodrigues2017
-    except ImportError as error:
-        raise ImportError('install MOABB: pip install "gyri-hnpe[alphawaves]"') from error
+    mne = import_extra("mne", "gyri-hnpe[alphawaves]", "to read the recordings")
+    Rodrigues2017 = import_extra("moabb.datasets", "gyri-hnpe[alphawaves]", "to load the recordings").Rodrigues2017
     sessions = Rodrigues2017().get_data([subject])[subject]
     raw = next(iter(next(iter(sessions.values())).values()))
     events = mne.find_events(raw, shortest_event=0, verbose="error")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gyri.numerics.validation import check_array, check_positive_int, check_scalar
+from gyri.numerics.validation import check_array, check_positive_int, check_scalar, import_extra
 
 
 def sinkhorn_divergence(
@@ -238,11 +238,10 @@ def c2st(x: Any, y: Any, *, n_folds: int = 5, seed: int = 0) -> float:
     """
     x = np.asarray(check_array(x, "x", ndim=2), np.float64)
     y = np.asarray(check_array(y, "y", shape=(None, x.shape[1])), np.float64)
-    try:
-        from sklearn.model_selection import StratifiedKFold, cross_val_score
-        from sklearn.neural_network import MLPClassifier
-    except ImportError as error:
-        raise ImportError('install scikit-learn: pip install "gyri-hnpe[metrics]"') from error
+    import_extra("sklearn", "gyri-hnpe[metrics]", "to classify")
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from sklearn.neural_network import MLPClassifier
+
     scale = np.where(x.std(0) > 0, x.std(0), 1)
     points = (np.concatenate([x, y]) - x.mean(0)) / scale
     labels = np.repeat([0, 1], [len(x), len(y)])

@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from gyri.numerics.validation import check_array
+from gyri.numerics.validation import check_array, import_extra
 
-_HINT = 'install matplotlib to plot: pip install "gyri-hnpe[plot]"'
 _N_DOTS = 2000
 
 
@@ -20,11 +19,7 @@ def import_pyplot() -> Any:
     >>> import_pyplot().__name__
     'matplotlib.pyplot'
     """
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError(_HINT) from error
-    return plt
+    return import_extra("matplotlib.pyplot", "gyri-hnpe[plot]", "to plot")
 
 
 def pairplot(

@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 
 from gyri.numerics.io import load_pytree, save_pytree
-from gyri.numerics.validation import as_key, check_array
+from gyri.numerics.validation import as_key, check_array, import_extra
 
 from ._version import __version__
 from .network import Network, Static, join_network, make_network, split_network
@@ -365,10 +365,7 @@ class HNPEPosterior:
         samples = np.asarray(check_array(samples, "samples", ndim=(2, 3)))
         if samples.shape[-1] != self.prior.dim:
             raise ValueError(f"samples: expected shape (..., {self.prior.dim}), got {samples.shape}")
-        try:
-            import arviz
-        except ImportError as error:
-            raise ImportError('install ArviZ: pip install "gyri-hnpe[arviz]"') from error
+        arviz = import_extra("arviz", "gyri-hnpe[arviz]", "to hand over draws")
         samples = samples[None] if samples.ndim == 2 else samples
         return arviz.from_dict({"posterior": self.to_dict(samples)}) if _takes_groups(arviz) else arviz.from_dict(
             posterior=self.to_dict(samples)

@@ -22,7 +22,7 @@ def _windows(x: Array, width: int, hop: int) -> Array:
 
 
 def _check_signal(x: Any) -> Array:
-    x = jnp.asarray(check_array(x, "x", allow_nan=True, allow_empty=True))
+    x = jnp.asarray(check_array(x, "x", allow_nan=True, allow_empty=True, allow_half=False))
     if x.ndim == 0:
         raise ValueError("x: expected shape (..., n_times), got ()")
     return x
@@ -66,9 +66,12 @@ def log_psd(x: Any, n_bins: int = 33, log: bool = True) -> Float[Array, "*n n_bi
     """
     x, n_bins = _check_signal(x), check_positive_int(n_bins, "n_bins")
     width = 2 * n_bins - 1
-    spectrum = jnp.fft.rfft(_windows(x, width, max(width // 2, 1)), axis=-1)
+    # A power of two, which costs no digit: the square of a recording in teslas may leave the range of float32.
+    unit = jax.lax.stop_gradient(jnp.max(jnp.abs(x), -1, keepdims=True))
+    unit = jnp.exp2(jnp.floor(jnp.log2(jnp.where((unit > 0) & jnp.isfinite(unit), unit, 1))))
+    spectrum = jnp.fft.rfft(_windows(x / unit, width, max(width // 2, 1)), axis=-1)
     power = jnp.mean(spectrum.real**2 + spectrum.imag**2, -2)
-    return jnp.log10(power) if log else power
+    return jnp.log10(power) + 2 * jnp.log10(unit) if log else power * unit**2
 
 
 def autocorr(x: Any, n_lags: int, *, unbiased: bool = False) -> Float[Array, "*n n_lags"]:

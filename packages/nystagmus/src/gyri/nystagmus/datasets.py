@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from gyri.numerics.validation import check_option, check_positive_int, check_scalar
+from gyri.numerics.validation import check_option, check_positive_int, check_scalar, import_extra
 
 KINDS = ("pendular", "jerk_sf_up", "jerk_sf_down", "jerk_fs_up", "jerk_fs_down")
 _WEIGHTS = np.array([4, 1, 1, 1, 1]) / 8
@@ -294,10 +294,7 @@ def load_eyelink(path: str | Path | None = None) -> Any:
     ImportError
         If MNE is not installed.
     """
-    try:
-        import mne
-    except ImportError as error:
-        raise ImportError('load_eyelink: install MNE: pip install "gyri-nystagmus[mne]"') from error
+    mne = import_extra("mne", "gyri-nystagmus[mne]", "to read the recording")
     if path is None:
         path = Path(mne.datasets.eyelink.data_path()) / "eeg-et" / "sub-01_task-plr_eyetrack.asc"
     return mne.io.read_raw_eyelink(path, create_annotations=["blinks"], verbose="error")

@@ -362,7 +362,8 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
         lam = problem.unit * np.asarray(learned.lam)[order]
         self.atoms_ = np.asarray(learned.atoms)[order]
         self.lam_ = lam if self.lam_mode == "per_atom" else float(lam[0])
-        self.objective_ = problem.unit**2 * (learned.objective + problem.penalty)
+        # In float64: a square of the unit may leave the range of the data's dtype.
+        self.objective_ = problem.unit**2 * (np.asarray(learned.objective, np.float64) + problem.penalty)
         self.n_iter_, self.converged_ = learned.n_iter, learned.converged
         parts = self._parts(recording, problem, np.asarray(learned.codes)[:, order], learned.background)
         self.codes_, self.pattern_signal_ = parts.codes, parts.pattern

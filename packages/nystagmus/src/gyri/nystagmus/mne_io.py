@@ -6,9 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from gyri.numerics.validation import check_array, check_scalar
-
-_HINT = 'install MNE for this: pip install "gyri-nystagmus[mne]"'
+from gyri.numerics.validation import check_array, check_scalar, import_extra
 
 
 class Signal(NamedTuple):
@@ -33,11 +31,7 @@ class Signal(NamedTuple):
 
 
 def _mne() -> Any:
-    try:
-        import mne
-    except ImportError as error:
-        raise ImportError(_HINT) from error
-    return mne
+    return import_extra("mne", "gyri-nystagmus[mne]", "for objects of MNE")
 
 
 def is_mne(x: object) -> bool:

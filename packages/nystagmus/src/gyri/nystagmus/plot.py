@@ -4,17 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from gyri.numerics.validation import check_array, check_scalar
-
-_HINT = 'install matplotlib to plot: pip install "gyri-nystagmus[plot]"'
+from gyri.numerics.validation import check_array, check_scalar, import_extra
 
 
 def _pyplot() -> Any:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError(_HINT) from error
-    return plt
+    return import_extra("matplotlib.pyplot", "gyri-nystagmus[plot]", "to plot")
 
 
 def plot_decomposition(model_or_parts: Any, t: Any = None, ax: Any = None, *, trial: int = 0, channel: int = 0) -> Any:

@@ -87,14 +87,14 @@ def read_recording(X: Any, mask: Any = None, picks: Any = None) -> Recording:
     else:
         if picks is not None:
             raise ValueError(f"picks: expected None, since X is an array and no object of MNE, got {picks!r}")
-        data = np.asarray(check_array(X, "X", ndim=(1, 2, 3), allow_nan=mask is not None))
+        data = np.asarray(check_array(X, "X", ndim=(1, 2, 3), allow_nan=mask is not None, allow_half=False))
         data, sfreq, names = _three_axes(data), None, None
         valid = np.ones(data.shape, bool) if mask is None else check_mask(_three_axes(np.asarray(mask)), data.shape)
     if not valid.any():
         raise ValueError("X: expected at least one valid sample, got only NaN and samples annotated as bad")
     if valid.all():
-        return Recording(np.asarray(check_array(data, "X")), None, sfreq, names)
-    return Recording(np.asarray(check_array(np.where(valid, data, 0), "X")), valid, sfreq, names)
+        return Recording(np.asarray(check_array(data, "X", allow_half=False)), None, sfreq, names)
+    return Recording(np.asarray(check_array(np.where(valid, data, 0), "X", allow_half=False)), valid, sfreq, names)
 
 
 def _three_axes(x: np.ndarray) -> np.ndarray:

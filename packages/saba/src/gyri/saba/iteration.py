@@ -112,6 +112,11 @@ def check_data(data: Any, name: str, batch_size: int | str) -> Any:
     if data is None:
         return None
     n = check_same_leading_axis(data, name)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(data):
+        if not isinstance(leaf, jax.Array) and np.asarray(leaf).dtype.kind not in "biufcV":
+            raise ValueError(
+                f"{name}{jax.tree_util.keystr(path)}: expected numbers, got dtype {np.asarray(leaf).dtype}"
+            )
     check_finite(data, name)
     if batch_size != "full" and int(batch_size) > n:
         raise ValueError(

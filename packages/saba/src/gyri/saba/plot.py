@@ -5,12 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from gyri.numerics.validation import check_option
+from gyri.numerics.validation import check_option, import_extra
 
 from .types import Result
 
 LABELS = {"calls": "Oracle calls, inner and outer", "time_s": "Time (s)", "step": "Iterations"}
-_HINT = 'install matplotlib to plot: pip install "gyri-saba[plot]"'
 
 
 def plot_convergence(results: Mapping[str, Result], *, key: str, x: str = "calls", ax: Any = None) -> Any:
@@ -57,10 +56,7 @@ def plot_convergence(results: Mapping[str, Result], *, key: str, x: str = "calls
     for name, result in results.items():
         if key not in result.history:
             raise ValueError(f"key: expected one of {', '.join(result.history)} of {name}, got {key!r}")
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError(_HINT) from error
+    plt = import_extra("matplotlib.pyplot", "gyri-saba[plot]", "to plot")
     ax = plt.subplots(figsize=(6.0, 3.6), layout="constrained")[1] if ax is None else ax
     for name, result in results.items():
         history = result.history

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
-from gyri.numerics.validation import as_key, check_array, check_option, check_positive_int, check_scalar
+from gyri.numerics.validation import as_key, check_array, check_option, check_positive_int, check_scalar, import_extra
 
 from .types import BilevelProblem
 
@@ -16,7 +16,6 @@ PER = ("feature", "class", "single")
 START = -2.0  # logarithm of the first regularisation strength, or log-odds of the first weights
 MAX_DRAWS = 1000
 NAMES = ("breast_cancer", "digits", "digits_cleaning", "simulated_ijcnn1", "ijcnn1", "covtype", "mnist_cleaning")
-_DATA_HINT = 'install it to load these data: pip install "gyri-saba[{extra}]"'
 
 
 # --- quadratic problems -----------------------------------------------------------------------------------------------
@@ -514,11 +513,7 @@ def _standardise(X: np.ndarray, train: np.ndarray) -> np.ndarray:
 
 
 def _datasets() -> Any:
-    try:
-        import sklearn.datasets
-    except ImportError as error:
-        raise ImportError(f"scikit-learn: {_DATA_HINT.format(extra='data')}") from error
-    return sklearn.datasets
+    return import_extra("sklearn.datasets", "gyri-saba[data]", "to load these data")
 
 
 def _bundled(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -539,10 +534,7 @@ def _fetch(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fetch_ijcnn1() -> tuple[np.ndarray, ...]:
-    try:
-        from libsvmdata import fetch_libsvm  # type: ignore[import-not-found, unused-ignore]
-    except ImportError as error:
-        raise ImportError(f"libsvmdata: {_DATA_HINT.format(extra='libsvm')}") from error
+    fetch_libsvm = import_extra("libsvmdata", "gyri-saba[libsvm]", "to load these data").fetch_libsvm
     try:
         parts = (fetch_libsvm(name) for name in ("ijcnn1", "ijcnn1_test"))
         (X_train, y_train), (X_val, y_val) = parts

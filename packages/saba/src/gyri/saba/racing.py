@@ -4,12 +4,10 @@ from typing import Any
 
 import jax
 
-from gyri.numerics.validation import check_option, check_positive_int
+from gyri.numerics.validation import check_option, check_positive_int, import_extra
 
 from .drivers import run
 from .solvers import NAMES, make
-
-_HINT = 'install benchopt to race solvers: pip install "gyri-saba[benchopt]"'
 
 
 def benchopt_solver(name: str, *, num_steps: int = 256, **options: Any) -> type:
@@ -46,10 +44,7 @@ def benchopt_solver(name: str, *, num_steps: int = 256, **options: Any) -> type:
     """
     check_option(name, "name", NAMES)
     num_steps = check_positive_int(num_steps, "num_steps")
-    try:
-        from benchopt import BaseSolver  # type: ignore[import-untyped, import-not-found, unused-ignore]
-    except ImportError as error:
-        raise ImportError(_HINT) from error
+    BaseSolver = import_extra("benchopt", "gyri-saba[benchopt]", "to race solvers").BaseSolver
     grid = {"seed": [0]} | {key: value if isinstance(value, list) else [value] for key, value in options.items()}
 
     def set_objective(self: Any, **problem: Any) -> None:

@@ -232,7 +232,7 @@ def _check_samples(X: Any, name: str) -> Any:
         if values.size and not np.isfinite(values.astype(dtype)).all():
             raise ValueError(f"{name}: expected finite {dtype} values")
         return SparseRows.of(X, dtype)
-    return jnp.asarray(check_array(X, name, ndim=2))
+    return jnp.asarray(check_array(X, name, ndim=2, allow_half=False))
 
 
 def _check_labels(y: Any, X: Any, classes: np.ndarray, negative: float, name: str, dtype: Any) -> Any:

@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from gyri.numerics.validation import check_option
+from gyri.numerics.validation import check_option, import_extra
 
-_HINT = 'install matplotlib to plot: pip install "gyri-shine[plot]"'
 LABELS = {
     "outer": "outer objective",
     "lam": "$\\lambda$",
@@ -20,11 +19,10 @@ LABELS = {
 
 
 def _axes(ax: Any) -> Any:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError(_HINT) from error
-    return plt.subplots(figsize=(6.0, 3.6), layout="constrained")[1] if ax is None else ax
+    if ax is not None:
+        return ax
+    plt = import_extra("matplotlib.pyplot", "gyri-shine[plot]", "to plot")
+    return plt.subplots(figsize=(6.0, 3.6), layout="constrained")[1]
 
 
 def plot_hoag(results: Mapping[str, Any], ax: Any = None, y: str = "outer", x: str = "time") -> Any:

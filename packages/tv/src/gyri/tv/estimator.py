@@ -137,7 +137,7 @@ class LearnedTV(BaseEstimator):
             If an argument or a parameter of the estimator is out of range; the message names it.
         """
         lam = self._check_options()
-        problem = check_problem(X, A, ndim=2)
+        problem = check_problem(X, A, name="X", ndim=2)
         matrix = to_dense(problem.A, problem.x.dtype).astype(problem.x.dtype)
         check_rank(matrix, self.network)
         x, _ = self._normalise(problem.x, matrix)
@@ -237,7 +237,7 @@ class LearnedTV(BaseEstimator):
         return -float(objective_at(self._solve(x, None), data).mean())
 
     def _signals(self, X: Any) -> tuple[Array, Array]:
-        x = check_problem(X, np.asarray(self.A_), ndim=2).x.astype(self.A_.dtype)
+        x = check_problem(X, np.asarray(self.A_), name="X", ndim=2).x.astype(self.A_.dtype)
         return self._normalise(x, self.A_)
 
     def _solve(self, x: Array, n_layers: int | None) -> Array:

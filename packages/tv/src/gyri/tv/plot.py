@@ -5,17 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from gyri.numerics.validation import check_array
-
-_HINT = 'install matplotlib to plot: pip install "gyri-tv[plot]"'
+from gyri.numerics.validation import check_array, import_extra
 
 
 def _axes(ax: Any) -> Any:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError(_HINT) from error
-    return plt.subplots(figsize=(6.0, 3.6), layout="constrained")[1] if ax is None else ax
+    if ax is not None:
+        return ax
+    plt = import_extra("matplotlib.pyplot", "gyri-tv[plot]", "to plot")
+    return plt.subplots(figsize=(6.0, 3.6), layout="constrained")[1]
 
 
 def plot_convergence(

@@ -47,11 +47,13 @@ class Problem(NamedTuple):
         return -self.A.rmatvec(self.residual(u))
 
 
-def check_problem(x: Any, A: Any, lam: Any = 0.0, u: Any = None, *, name_u: str = "u", ndim: Any = None) -> Problem:
+def check_problem(
+    x: Any, A: Any, lam: Any = 0.0, u: Any = None, *, name: str = "x", name_u: str = "u", ndim: Any = None
+) -> Problem:
     """Check shapes and, on eager calls, values; cast all to one dtype."""
-    x = check_array(x, "x", ndim=ndim)
+    x = check_array(x, name, ndim=ndim)
     if x.ndim == 0:
-        raise ValueError("x: expected shape (..., m), got ()")
+        raise ValueError(f"{name}: expected shape (..., m), got ()")
     operator = _check_operator(A, x.shape[-1])
     batch = x.shape[:-1]
     penalty = check_penalty(lam, batch)

@@ -224,9 +224,9 @@ class AnalysisPrior(BaseEstimator):
         """Checked observations, how they were made, and the shape of a signal."""
         checked = check_mask(mask, np.shape(X))
         if checked is not None:
-            X = check_array(X, "X", allow_nan=True)
+            X = check_array(X, "X", allow_nan=True, allow_half=False)
             X = np.where(np.asarray(checked) != 0, X, np.zeros((), X.dtype))
-        X = jnp.asarray(check_array(X, "X"))
+        X = jnp.asarray(check_array(X, "X", allow_half=False))
         n_axes = None if kernel is None else len(kernel)
         images = X.ndim > 2 and (self.constraint in FIXED or X.ndim - 2 == n_axes)
         if not images and (X.ndim != 2 or n_axes is not None):

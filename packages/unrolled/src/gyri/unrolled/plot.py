@@ -4,16 +4,13 @@ from typing import Any
 
 import numpy as np
 
-_HINT = 'install matplotlib to plot: pip install "gyri-unrolled[plot]"'
+from gyri.numerics.validation import import_extra
+
 _MOST = 64  # atoms on one figure
 
 
 def _pyplot() -> Any:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError(_HINT) from error
-    return plt
+    return import_extra("matplotlib.pyplot", "gyri-unrolled[plot]", "to plot")
 
 
 def plot_atoms(model: Any, info: Any = None) -> Any:

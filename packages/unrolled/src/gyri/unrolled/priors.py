@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from gyri.numerics.csc.operators import fft_shape
 from gyri.numerics.linalg import operator_norm
+from gyri.numerics.validation import import_extra
 
 from .coding import Measurement, dot
 from .convolution import conv_correlations, conv_synthesize, lipschitz_constant, spectrum_of_atoms
@@ -92,10 +93,7 @@ def wavelet_matrices(n: int, wavelet: str) -> list[np.ndarray]:
     >>> [matrix.shape for matrix in wavelet_matrices(12, "haar")]
     [(12, 12), (6, 6)]
     """
-    try:
-        import pywt
-    except ImportError as error:
-        raise ImportError('install PyWavelets for this: pip install "gyri-unrolled[wavelets]"') from error
+    pywt = import_extra("pywt", "gyri-unrolled[wavelets]", "for wavelets")
     matrices, least = [], pywt.Wavelet(wavelet).dec_len
     while n % 2 == 0 and n >= 2 * least - 2 and n > 2:
         matrices.append(np.concatenate(pywt.dwt(np.eye(n), wavelet, mode="periodization", axis=0)))

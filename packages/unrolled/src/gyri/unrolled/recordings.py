@@ -83,10 +83,10 @@ def read_signals(X: Any, mask: Any, n_axes: int) -> Signals:
         raise ValueError(f"X: expected shape (n_samples, n_channels, {space}), or without samples, got {np.shape(X)}")
     checked = check_mask(mask, np.shape(X))
     if checked is not None:
-        X = check_array(X, "X", allow_nan=True)
+        X = check_array(X, "X", allow_nan=True, allow_half=False)
         where = jnp.where if isinstance(X, jax.Array) else np.where
         X = where(np.asarray(checked) != 0, X, np.zeros((), X.dtype))
-    X = check_array(X, "X")
+    X = check_array(X, "X", allow_half=False)
     if X.ndim == n_axes + 1:
         X, checked = X[None], None if checked is None else checked[None]
     return Signals(X, checked, info)

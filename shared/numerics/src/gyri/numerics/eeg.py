@@ -784,10 +784,7 @@ def _names(ch_names: Sequence[str]) -> list[str]:
 
 @functools.cache
 def _template() -> dict[str, np.ndarray]:
-    try:
-        import mne
-    except ImportError as error:
-        raise ImportError("the positions of sensors need MNE: python3 -m pip install 'gyri-numerics[mne]'") from error
+    mne = import_extra("mne", "gyri-numerics[mne]", "for the positions of sensors")
     new, old = "colin27_1020", "standard_1020"  # renamed in MNE 1.14
     name = new if new in mne.channels.get_builtin_montages() else old
     montage = mne.channels.make_standard_montage(name)

@@ -3,6 +3,7 @@
 Given a tracer, a check looks at its shape and dtype and skips its values, so front doors may be called under `jit`.
 """
 
+import importlib
 import operator
 from collections.abc import Iterable
 from typing import Any, TypeVar
@@ -98,6 +99,7 @@ def check_array(
     dtype: Any = None,
     allow_nan: bool = False,
     allow_empty: bool = False,
+    allow_half: bool = True,
 ) -> Array | np.ndarray:
     """Check an array-like and give it back as an array of real numbers.
 
@@ -122,6 +124,9 @@ def check_array(
         Let NaN (missing data) through; infinity is always refused.
     allow_empty : bool
         Let arrays without entries through.
+    allow_half : bool
+        Let float16 and bfloat16 through; otherwise they become float32, for methods that need its digits, or a
+        Fourier transform.
 
     Returns
     -------
@@ -157,6 +162,8 @@ def check_array(
     if array.size == 0 and not allow_empty:
         raise ValueError(f"{name}: expected at least one entry, got shape {array.shape}")
     _check_values(array, name, allow_nan)
+    if not allow_half and dtype is None and jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4:
+        dtype = np.float32
     result = _cast(array, name, dtype)
     if result.dtype != array.dtype:
         _check_values(result, name, allow_nan)
@@ -410,3 +417,39 @@ def as_key(key_or_int: Any) -> Key[Array, ""]:
     if seed >= 2**32:
         raise ValueError(f"{expected}, got {seed}")
     return jax.random.key(seed)
+
+
+def import_extra(module: str, extra: str, purpose: str) -> Any:
+    """Import a module that an extra brings, or say what to install.
+
+    Parameters
+    ----------
+    module : str
+        Dotted name.
+    extra : str
+        What pip is asked for, such as ``"a-package[plot]"``.
+    purpose : str
+        What the module is for, such as ``"to plot"``.
+
+    Returns
+    -------
+    module
+        The module.
+
+    Raises
+    ------
+    ImportError
+        It cannot be imported; with the line to type.
+
+    Examples
+    --------
+    >>> from gyri.numerics.validation import import_extra
+    >>> import_extra("not_here.pyplot", "a-package[plot]", "to plot")
+    Traceback (most recent call last):
+    ImportError: not_here is needed to plot: pip install "a-package[plot]"
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        name = module.partition(".")[0]
+        raise ImportError(f'{name} is needed {purpose}: pip install "{extra}"') from error
