@@ -67,7 +67,7 @@ def scaling_of(setting: tuple[str, int, str]) -> np.ndarray:
     """Gap per group, seconds and weights for each number of groups, shape (n_numbers, 3)."""
     scale, seed, method = setting
     numbers, b, steps = SCALING[scale]
-    rows = []
+    rows: list[Any] = []
     for n in numbers:
         if method == "mean field":
             rows.append(mean_field(seed, (n, 50, 2), b, steps))
