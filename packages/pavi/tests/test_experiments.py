@@ -1,8 +1,79 @@
-"""Tests of gyri.pavi.experiments."""
+"""Tests of gyri.pavi.experiments, at sizes of their own."""
 
-from gyri.pavi import experiments
+import numpy as np
+import pytest
+
+from gyri.pavi.experiments import parcellation, random_effects
+from gyri.reproduce.registry import find_experiments
 
 
-def test_shrinkage_meets_its_claims():
-    result = experiments.shrinkage("quick", 0)
-    assert [claim.verdict.value for claim in result.claims] == ["met"]
+def in_turn(function, items):
+    return [function(item) for item in items]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Two seeds, few groups, few steps."""
+    for module in (parcellation, random_effects):
+        monkeypatch.setattr(module, "N_SEEDS", 2)
+    monkeypatch.setitem(random_effects.ENCODING, "quick", ((12, 4, 2), (1, 16), 20))
+    monkeypatch.setitem(random_effects.SCALING, "quick", ((6, 8), 2, 20))
+    monkeypatch.setitem(random_effects.PARTS, "quick", (12, (2, 10), 20))
+    monkeypatch.setitem(parcellation.SIZES, "quick", ((4, 2, 10, 3), 2, 2, 20))
+
+
+def test_every_experiment_is_registered():
+    found = find_experiments(["pavi"])
+    assert not found.broken
+    names = {experiment.name for experiment in found}
+    assert names == {"encoding_size", "parcellation", "scaling", "stochastic"}
+    assert all(experiment.description and experiment.figure for experiment in found)
+
+
+@pytest.mark.parametrize(
+    ("run", "figures"),
+    [(random_effects.encoding_size, {"Encoding"}), (parcellation.parcellation, {"Networks"})],
+)
+def test_experiments_run_and_draw(run, figures):
+    result = run("quick", 0, in_turn)
+    assert set(result.figures) == figures and result.data.kind == "simulated"
+    values = [claim.measured for claim in result.claims if claim.measured is not None]
+    assert values and np.isfinite(values).all()
+
+
+def test_gaps_of_parts_are_put_in_their_places():
+    """Gap 10 b for PAVI-F, b for PAVI-E: the sweep's order is undone."""
+
+    def sweep(function, items):
+        assert function is random_effects.part_gap
+        return [b * (10 if encoding == "free" else 1) for _, _, encoding, b in items]
+
+    found = {claim.quantity: claim.measured for claim in random_effects.stochastic("quick", 0, sweep).claims}
+    assert found["PAVI-F: gap per group, 2 of 12 a step"] == 20
+    assert found["PAVI-E: gap per group, 10 of 12 a step"] == 10
+
+
+def test_scaling_compares_the_methods():
+    def sweep(function, items):
+        gap = {"PAVI-F": 0.5, "PAVI-E": 0.05, "no sharing": 1.0, "mean field": 2.0}
+        return [[(gap[method] * n, 1.0, 100.0) for n in (6, 8)] for _, _, method in items]
+
+    result = random_effects.scaling("quick", 0, sweep)
+    found = {claim.quantity: claim.measured for claim in result.claims}
+    assert found["gap of mean field over that of PAVI-E, G = 8"] == pytest.approx(40)
+    assert found["PAVI-E: weights at the most groups over the fewest"] == 1
+    assert set(result.figures) == {"Gap", "Weights"}
+
+
+@pytest.mark.parametrize("method", ["PAVI-E", "mean field"])
+def test_gaps_are_positive(method):
+    rows = random_effects.scaling_of(("quick", 0, method))
+    assert rows.shape == (2, 3) and (rows > 0).all()
+
+
+def test_networks_are_matched():
+    truth = np.random.default_rng(0).normal(size=(5, 3))
+    order = np.array([3, 1, 4, 0, 2])
+    found = np.empty_like(truth)
+    found[order] = truth + 0.01
+    np.testing.assert_array_equal(parcellation.match(truth, found), order)

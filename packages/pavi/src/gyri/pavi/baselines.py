@@ -239,7 +239,7 @@ class AutoCascadingFlow(AutoGuide):
     def _draw_auxiliaries(self, graph: PlateGraph, params: Mapping[str, Any]) -> dict[str, Array]:
         """The process against the arrows, from the leaves to the roots."""
         drawn: dict[str, Array] = {}
-        for name in reversed(params):
+        for name in reversed(list(params)):
             shape = (*graph.batch_shape(graph.sites[name].plates), self.auxiliary_size)
             noise = jax.random.normal(numpyro.prng_key(), shape)
             loc, sd = _auxiliary_law(graph, params, name, drawn)

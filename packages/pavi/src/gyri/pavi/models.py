@@ -972,7 +972,7 @@ def load_grunfeld() -> Grunfeld:
     Grunfeld (1958), The determinants of corporate investment.
     """
     try:
-        from statsmodels.datasets import grunfeld
+        from statsmodels.datasets import grunfeld  # type: ignore[import-untyped]
     except ImportError as error:
         raise ImportError('install statsmodels to load its data: pip install "gyri-pavi[data]"') from error
     table = grunfeld.load_pandas().data.sort_values(["firm", "year"])

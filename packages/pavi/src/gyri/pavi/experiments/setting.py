@@ -1,0 +1,58 @@
+"""What several experiments share: training and its gap to the evidence, and figures."""
+
+import time
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..autoguide import AutoPAVI
+from ..elbo import elbo
+from ..models import gre, gre_log_evidence, simulate_gre
+from ..train import fit
+
+N_SEEDS = 5
+
+
+def n_weights(params: Any) -> int:
+    """Number of trained numbers."""
+    return sum(np.size(leaf) for leaf in jax.tree.leaves(params))
+
+
+@lru_cache(maxsize=32)
+def gre_guide(sizes: tuple[int, int, int], groups: int, options: tuple) -> AutoPAVI:
+    """One guide for all seeds: its programs are compiled once for data of these sizes."""
+    return AutoPAVI(gre, subsample_sizes={"groups": groups}, **dict(options))
+
+
+def fit_gre(
+    seed: int, sizes: tuple[int, int, int], groups: int, options: Mapping[str, Any], steps: int
+) -> dict[str, float]:
+    """Train on Gaussian random effects: gap to the evidence per group, seconds of a second training, weights."""
+    _, x = simulate_gre(1000 + seed, *sizes)
+    guide = gre_guide(sizes, groups, tuple(options.items()))
+    result = fit(guide, jax.random.key(seed), steps, x, progress_bar=False)
+    started = time.process_time()  # the same program again: without its compilation
+    jax.block_until_ready(fit(guide, jax.random.key(seed), steps, x, progress_bar=False).losses)
+    seconds = time.process_time() - started
+    bound = elbo(jax.random.key(seed), result.params, guide, x, num_particles=64, full=True)
+    gap = (float(gre_log_evidence(x)) - float(bound)) / sizes[0]
+    return {"gap": gap, "seconds": seconds, "weights": n_weights(result.params)}
+
+
+def draw_curves(curves: Mapping[str, tuple[Any, Any]], xlabel: str, ylabel: str, **axes: Any) -> Any:
+    """One curve a method: median and range over seeds of values (n_seeds, n_points)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.4, 3.4), layout="constrained")
+    ax = figure.subplots()
+    for k, (label, (x, values)) in enumerate(curves.items()):
+        values = np.atleast_2d(values)
+        ax.fill_between(x, values.min(0), values.max(0), color=f"C{k}", alpha=0.15, linewidth=0)
+        ax.plot(x, np.median(values, 0), "o-", color=f"C{k}", label=label, markersize=4)
+    ax.set(xlabel=xlabel, ylabel=ylabel, **axes)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False)
+    return figure
