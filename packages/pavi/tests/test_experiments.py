@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gyri.pavi.experiments import parcellation, random_effects
+from gyri.pavi.experiments import convergence, expressivity, parcellation, random_effects
 from gyri.reproduce.registry import find_experiments
 
 
@@ -14,11 +14,13 @@ def in_turn(function, items):
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Two seeds, few groups, few steps."""
-    for module in (parcellation, random_effects):
+    for module in (convergence, parcellation, random_effects):
         monkeypatch.setattr(module, "N_SEEDS", 2)
     monkeypatch.setitem(random_effects.ENCODING, "quick", ((12, 4, 2), (1, 16), 20))
     monkeypatch.setitem(random_effects.SCALING, "quick", ((6, 8), 2, 20))
     monkeypatch.setitem(random_effects.PARTS, "quick", (12, (2, 10), 20))
+    monkeypatch.setitem(convergence.BUDGETS, "quick", (12, 2, (5, 10, 20), 0.05))
+    monkeypatch.setitem(expressivity.SIZES, "quick", (expressivity.QUICK, 2, 10))
     monkeypatch.setitem(parcellation.SIZES, "quick", ((4, 2, 10, 3), 2, 2, 20))
 
 
@@ -26,7 +28,7 @@ def test_every_experiment_is_registered():
     found = find_experiments(["pavi"])
     assert not found.broken
     names = {experiment.name for experiment in found}
-    assert names == {"encoding_size", "parcellation", "scaling", "stochastic"}
+    assert names == {"convergence", "encoding_size", "expressivity", "parcellation", "scaling", "stochastic"}
     assert all(experiment.description and experiment.figure for experiment in found)
 
 
@@ -63,6 +65,30 @@ def test_scaling_compares_the_methods():
     assert found["gap of mean field over that of PAVI-E, G = 8"] == pytest.approx(40)
     assert found["PAVI-E: weights at the most groups over the fewest"] == 1
     assert set(result.figures) == {"Gap", "Weights"}
+
+
+def test_steps_to_a_goal():
+    assert convergence.steps_to(np.array([3.0, 0.04, 0.01]), (10, 20, 40), 0.05) == 20
+    assert convergence.steps_to(np.array([3.0, 2.0, 1.0]), (10, 20, 40), 0.05) == 80
+
+
+def test_convergence_and_expressivity_compare_the_methods():
+    def sweep(function, items):
+        if function is convergence.gaps_of:
+            speed = {"PAVI-F": 1.0, "PAVI-E": 0.01, "no sharing": 10.0, "mean field": 5.0}
+            return [np.array([[speed[method], 1.0]] * 3) for _, _, method in items]
+        return [1.0 if "maf" in method else 0.0 for _, _, method, _ in items]
+
+    claims = {claim.quantity: claim.measured for claim in convergence.convergence("quick", 0, sweep).claims}
+    assert claims["gap of mean field over that of PAVI-E, 10 steps"] == pytest.approx(500)
+    result = expressivity.expressivity("quick", 0, sweep)
+    assert {claim.quantity: claim.measured for claim in result.claims}["GM: ELBO of PAVI-F maf over affine"] == 1
+    assert set(result.figures) == {"Bounds"}
+
+
+@pytest.mark.parametrize("method", ["PAVI-F affine", "mean field"])
+def test_bounds_are_finite(method):
+    assert np.isfinite(expressivity.bound_of(("quick", "NC", method, 0)))
 
 
 @pytest.mark.parametrize("method", ["PAVI-E", "mean field"])

@@ -256,10 +256,10 @@ def test_memory_of_a_step_does_not_grow_with_data_encodings():
         fit(guide, 0, 0, x, progress_bar=False)
         setup = guide.setup((x,), {})
         programs = next(p for p in setup.programs.values() if hasattr(p, "step"))
-        from gyri.pavi.train import _Options
+        from gyri.pavi.train import Options
 
         carry = programs.start(setup.init_all(jax.random.key(0), (x,), {}))
-        options = _Options(jax.random.key(0), jnp.int32(5), jnp.int32(0))
+        options = Options(jax.random.key(0), jnp.int32(5), jnp.int32(0))
         compiled = (
             jax.jit(lambda c, i, o, d, p=programs: p.step(c, i, o, d))
             .lower(carry, jnp.int32(0), options, [x])

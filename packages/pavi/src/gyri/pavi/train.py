@@ -51,7 +51,9 @@ class _Carry(NamedTuple):
     """Rows and an optimizer's state for each of them."""
 
 
-class _Options(NamedTuple):
+class Options(NamedTuple):
+    """What a step is told besides the data."""
+
     key: Array
     num_steps: Array
     warmup_steps: Array
@@ -149,10 +151,10 @@ def fit(
         else _check_params(setup, init_params, setup.dynamic(args, kwargs))
     )
     name = ("fit", optimizer, num_particles, bool(lazy), mesh)
-    programs = setup.program_of(name, _Programs, optimizer, num_particles, lazy, mesh)
+    programs = setup.program_of(name, Programs, optimizer, num_particles, lazy, mesh)
     carry = programs.start(params)
     int32 = lambda n: jnp.asarray(n, jnp.int32)
-    options = _Options(key, int32(num_steps), int32(warmup_steps))
+    options = Options(key, int32(num_steps), int32(warmup_steps))
     carry, out = scan_chunks(
         programs.step, carry, num_steps, args=(options, setup.dynamic(args, kwargs)),
         chunk=block, desc="fit", progress=progress_bar, donate=True,
@@ -176,7 +178,7 @@ def _check_params(setup: Setup, params: Mapping[str, Any], dynamic: list) -> dic
     return dict(params)
 
 
-class _Programs:
+class Programs:
     """Start, step and end of a fit, compiled once for an optimizer."""
 
     def __init__(
@@ -197,7 +199,8 @@ class _Programs:
         self.pack = (lambda tree: ravel_pytree(tree)[0]) if self.default else (lambda tree: tree)
         self.unpack: Callable[[PyTree], dict[str, Any]] = lambda tree: tree
         self.row_rate = _ROW_RATE if self.default else 1.0
-        self.mesh, self.split_plate = mesh, None
+        self.mesh: Any = mesh
+        self.split_plate: str | None = None
         if mesh is not None:
             self.split_plate = _check_mesh(setup, mesh)
         self.start = self._start if mesh is not None else jax.jit(self._start)
@@ -238,7 +241,7 @@ class _Programs:
         params = self._map_constrained(self.unpack(carry.dense), lambda t, x: t(x))
         return {**params, **{name: rows for name, (rows, _) in carry.tables.items()}}
 
-    def step(self, carry: _Carry, i: Array, options: _Options, dynamic: list) -> tuple[_Carry, dict[str, Array]]:
+    def step(self, carry: _Carry, i: Array, options: Options, dynamic: list) -> tuple[_Carry, dict[str, Array]]:
         """One step of the optimizer, for `scan_chunks`."""
         setup = self.setup
         index_key, draw_key = jax.random.split(jax.random.fold_in(options.key, i))

@@ -1,4 +1,6 @@
 """Experiments of the paper; importing the module registers them with `gyri.reproduce`."""
 
+from . import convergence as convergence
+from . import expressivity as expressivity
 from . import parcellation as parcellation
 from . import random_effects as random_effects

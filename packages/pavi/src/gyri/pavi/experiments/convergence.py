@@ -1,0 +1,74 @@
+"""How soon a fit is good: sharing against not sharing, against mean field."""
+
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from gyri.reproduce import Claim, Data, Result, experiment
+
+from ..elbo import elbo
+from ..models import gre_log_evidence, simulate_gre
+from ..train import fit
+from .random_effects import METHODS, mean_field
+from .setting import N_SEEDS, draw_curves, gre_guide
+
+# Groups, groups a step, numbers of steps (each a fit of its own), the gap per group to reach.
+BUDGETS: dict[str, Any] = {
+    "quick": (1_000, 20, (250, 1_000, 4_000), 0.05),
+    "paper": (1_000, 20, (250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 64_000), 0.05),
+}
+
+
+def gaps_of(setting: tuple[str, int, str]) -> np.ndarray:
+    """Gap per group and CPU seconds for each budget, shape (n_budgets, 2)."""
+    scale, seed, method = setting
+    n, b, budgets, _ = BUDGETS[scale]
+    sizes = (n, 50, 2)
+    if method == "mean field":
+        return np.array([mean_field(seed, sizes, b, steps)[:2] for steps in budgets])
+    _, x = simulate_gre(1000 + seed, *sizes)
+    guide = gre_guide(sizes, b, tuple(METHODS[method].items()))
+    fit(guide, 0, 1, x, progress_bar=False)  # compiles
+    rows = []
+    for steps in budgets:
+        started = time.process_time()
+        params = fit(guide, jax.random.key(seed), steps, x, progress_bar=False).params
+        seconds = time.process_time() - started
+        bound = float(elbo(jax.random.key(seed), params, guide, x, num_particles=50, full=True))
+        rows.append(((float(gre_log_evidence(x)) - bound) / n, seconds))
+    return np.array(rows)
+
+
+def steps_to(gaps: np.ndarray, budgets: tuple[int, ...], goal: float) -> float:
+    """The first budget whose gap reaches the goal; twice the last one if none does."""
+    reached = [steps for steps, gap in zip(budgets, gaps, strict=True) if gap <= goal]
+    return float(reached[0] if reached else 2 * budgets[-1])
+
+
+@experiment(paper="pavi", figure="Convergence speed", title="Shared weights learn from every group")
+def convergence(scale: str, key: int, sweep: Any) -> Result:
+    """The gap to the evidence after more and more steps, each on the same number of random groups."""
+    n, _, budgets, goal = BUDGETS[scale]
+    methods = (*METHODS, "mean field")
+    rows = sweep(gaps_of, [(scale, key + i, method) for method in methods for i in range(N_SEEDS)])
+    found = dict(zip(methods, np.array(rows).reshape(len(methods), N_SEEDS, len(budgets), 2), strict=True))
+    needed = {m: np.array([steps_to(gaps, budgets, goal) for gaps in v[..., 0]]) for m, v in found.items()}
+    claims = [
+        Claim.at_most(f"PAVI-E: steps to a gap of {goal} nat per group", None, needed["PAVI-E"], 1_000),
+        Claim.info(f"PAVI-F: the same (more than the last of {budgets} if twice that)", None, needed["PAVI-F"]),
+        *(
+            Claim.at_least(
+                f"gap of {method} over that of PAVI-E, {budgets[1]} steps",
+                "orders of magnitude faster",
+                found[method][:, 1, 0] / found["PAVI-E"][:, 1, 0],
+                10.0,
+            )
+            for method in ("no sharing", "mean field")
+        ),
+    ]
+    curves = {m: (budgets, v[..., 0]) for m, v in found.items()}
+    steps = draw_curves(curves, "steps", "gap per group (nat)", xscale="log", yscale="log")
+    caption = f"{n} groups; each point a fit of its own; median and range over {N_SEEDS} seeds."
+    return Result(claims, {"Steps": steps}, Data.simulated("Gaussian random effects"), {"Steps": caption})
