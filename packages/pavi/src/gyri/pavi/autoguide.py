@@ -189,7 +189,8 @@ class AutoPAVI(AutoGuide):
             weights = param(setup.encoder_name)
             with handlers.block(hide_fn=lambda site: site["type"] != "param"):
                 encodings = setup.encode(weights, args, kwargs, indices)
-        with Family(setup, indices, param, encodings) as family:
+        family = Family(setup, indices, param, encodings)
+        with family:
             self.model(*args, **kwargs)
         return family.samples
 

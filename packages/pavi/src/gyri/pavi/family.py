@@ -15,7 +15,7 @@ from numpyro.distributions import biject_to
 from numpyro.distributions.transforms import ReshapeTransform, Transform
 
 from . import flows
-from .plates import FixPlates
+from .plates import FixPlates, unconstrained_shape
 
 if TYPE_CHECKING:
     from .setup import Setup
@@ -167,7 +167,7 @@ class Family(FixPlates):
         move = flows.FlowTransform(flow, weights, c)
         prior, mask = unmask(fn)
         transform = biject_to(prior.support)
-        shape = transform.inverse_shape(tuple(fn.event_shape))
+        shape = unconstrained_shape(fn)
         flatten = [] if shape == (dim,) else [ReshapeTransform((dim,), shape)]
         unflatten = [] if shape == (dim,) else [ReshapeTransform(shape, (dim,))]
         if guide.dependence == "prior":
@@ -189,7 +189,7 @@ class Family(FixPlates):
         """Keep a value, and what children see of it."""
         self.samples[name] = value
         z = biject_to(fn.support)._inverse(value) if drawn is None else drawn
-        batch = z.shape[: z.ndim - _unconstrained_ndim(fn)]
+        batch = z.shape[: z.ndim - len(unconstrained_shape(fn))]
         self.unconstrained[name] = z.reshape(*batch, -1)
 
     def _show(self, msg: Any) -> None:
@@ -221,10 +221,6 @@ def _or_one(scale: Any) -> Any:
     return 1.0 if scale is None else scale
 
 
-def _unconstrained_ndim(fn: Any) -> int:
-    return len(biject_to(fn.support).inverse_shape(tuple(fn.event_shape)))
-
-
 class Reader(FixPlates):
     """Read what a model observes on given copies; its latent sites get some value of the right shape."""
 
@@ -243,7 +239,7 @@ class Reader(FixPlates):
             fn = msg["fn"]
             if not msg["is_observed"]:
                 transform = biject_to(fn.support)
-                shape = tuple(fn.batch_shape) + transform.inverse_shape(tuple(fn.event_shape))
+                shape = tuple(fn.batch_shape) + unconstrained_shape(fn)
                 msg["value"] = transform(jnp.zeros(shape))
             elif msg["name"] in self.setup.observed:
                 self._read(msg["name"], fn, jnp.asarray(msg["value"]))

@@ -306,7 +306,7 @@ def _autoregressive(kind: str, hidden: Sequence[int], n_knots: int, interval: fl
             key, transformer=transformer, dim=dim, cond_dim=cond_dim, nn_width=hidden[0], nn_depth=len(hidden)
         )
 
-        def last(layer: Any) -> list[Array]:
+        def last(layer: Any) -> list:
             linear = layer.masked_autoregressive_mlp.layers[-1]
             return [linear.weight.args[1], linear.bias]
 

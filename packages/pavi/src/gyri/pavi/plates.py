@@ -1,5 +1,6 @@
 """Plates of a NumPyro model: which there are, who lives in them, and how to run the model on a random part of them."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -157,9 +158,9 @@ class FixPlates(Messenger):
 class _SeePlates(Messenger):
     """Note the sizes of the plates that a model makes."""
 
-    def __init__(self) -> None:
+    def __init__(self, fn: Callable) -> None:
         self.plates: dict[str, tuple[int, int | None]] = {}
-        super().__init__(None)
+        super().__init__(fn)
 
     def process_message(self, msg: Any) -> None:
         if msg["type"] == "plate":
@@ -207,18 +208,22 @@ class Trace(NamedTuple):
 def trace_model(model: Callable, args: tuple, kwargs: dict, sizes: Mapping[str, int] | None = None) -> Trace:
     """Run a model without computing anything, on all of each plate or on the given number of copies."""
     indices = {name: jnp.arange(b) for name, b in (sizes or {}).items()}
-    found: list[dict[str, Any]] = []
-    seen = _SeePlates()
+    trace: dict[str, Any] = {}
+    unconstrained: dict[str, int] = {}
+    seen = _SeePlates(model)
 
     def run() -> Array:
-        with handlers.block(), handlers.trace() as trace, handlers.seed(rng_seed=0), FixPlates(indices=indices), seen:
-            model(*args, **kwargs)
-        found.append(trace)
+        fixed = FixPlates(seen, indices=indices)
+        with handlers.block(), handlers.trace() as messages, handlers.seed(rng_seed=0):
+            fixed(*args, **kwargs)
+        trace.update(messages)
+        for name, msg in messages.items():
+            if msg["type"] == "sample" and not msg["is_observed"]:  # here, where the bounds of a support are alive
+                unconstrained[name] = _unconstrained_size(name, msg["fn"])
         return jnp.zeros(())
 
     jax.eval_shape(run)
     plates = seen.plates
-    trace = found[-1]
     dims: dict[str, int] = {}
     order: list[str] = []
     sites: dict[str, Site] = {}
@@ -233,8 +238,7 @@ def trace_model(model: Callable, args: tuple, kwargs: dict, sizes: Mapping[str, 
                 raise ValueError(f"model: plate {frame.name!r} has dimensions {dims[frame.name]} and {frame.dim}")
         fn, observed = msg["fn"], msg["is_observed"]
         own = tuple(frame.name for frame in stack)
-        size = 0 if observed else _unconstrained_size(name, fn)
-        sites[name] = Site(own, (), tuple(fn.event_shape), size, observed)
+        sites[name] = Site(own, (), tuple(fn.event_shape), unconstrained.get(name, 0), observed)
         fns[name] = fn
     graph = PlateGraph({name: Plate(plates[name][0], dims[name]) for name in order}, sites)
     return Trace(
@@ -267,11 +271,13 @@ def _unconstrained_size(name: str, fn: Any) -> int:
             f"model: latent site {name!r} is discrete ({type(fn).__name__}), a flow needs continuous ones: marginalise "
             "it (for example MixtureSameFamily, or enumerate by hand with logsumexp)"
         )
-    shape = biject_to(fn.support).inverse_shape(tuple(fn.event_shape))
-    size = 1
-    for n in shape:
-        size *= n
-    return size
+    return math.prod(unconstrained_shape(fn))
+
+
+def unconstrained_shape(fn: Any) -> tuple[int, ...]:
+    """Event shape of a law in unconstrained space."""
+    batch = tuple(fn.batch_shape)  # the bounds of a support may have one
+    return tuple(biject_to(fn.support).inverse_shape(batch + tuple(fn.event_shape)))[len(batch) :]
 
 
 def find_parents(model: Callable, args: tuple, kwargs: dict, graph: PlateGraph, sizes: Mapping[str, int]) -> PlateGraph:

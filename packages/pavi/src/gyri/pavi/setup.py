@@ -55,6 +55,9 @@ class Setup:
         self._checked = False
         leaves, self._treedef = jax.tree.flatten((args, kwargs))
         self._static = [None if _is_dynamic(leaf) else leaf for leaf in leaves]
+        for leaf in leaves:
+            if _is_dynamic(leaf) and leaf.size == 0:
+                raise ValueError(f"model: an argument is empty, its shape is {leaf.shape}")
         whole = trace_model(guide.model, args, kwargs)
         self.sizes = self._find_sizes(whole, args, kwargs)
         self.model_params = whole.params
@@ -77,9 +80,6 @@ class Setup:
 
     def _find_sizes(self, whole: Trace, args: tuple, kwargs: dict) -> dict[str, int]:
         plates = whole.graph.plates
-        for name, plate in plates.items():
-            if plate.size < 1:
-                raise ValueError(f"model: plate {name!r} is empty")
         if self.guide._full:
             return {name: plate.size for name, plate in plates.items()}
         wanted = dict(whole.subsample_sizes)
@@ -233,7 +233,9 @@ class Setup:
             return {name: (jnp.isnan(x).any(-1) & masks[name]).any() for name, x in obs.items() if x.dtype.kind == "f"}
 
         with handlers.block():
-            found = jax.device_get(self.program("check", find_nan)(self.dynamic(args, kwargs)))
+            found = self.program("check", find_nan)(self.dynamic(args, kwargs))
+        if any(isinstance(bad, jax.core.Tracer) for bad in found.values()):
+            return  # concrete data, but inside of a function that is being traced
         for name, bad in found.items():
             if bad:
                 raise ValueError(f"model: observed site {name!r} has NaN outside its mask; mask it by `handlers.mask`")
@@ -251,7 +253,7 @@ class Setup:
         batch = x.ndim - n_event
         kept = [batch + self.graph.plates[name].dim for name in self.graph.plates if name in plates]
         x = x.transpose(*kept, *(i for i in range(batch) if i not in kept), *range(batch, x.ndim))
-        x = x.reshape(*x.shape[: len(kept)], *x.shape[batch:])  # the others have length 1
+        x = x.reshape(x.shape[: len(kept)] + x.shape[batch:])  # the others have length 1
         return jnp.expand_dims(x, [i for i, name in enumerate(self.graph.plates) if name not in plates])
 
     def from_axes(self, x: Array, plates: tuple[str, ...]) -> Array:
