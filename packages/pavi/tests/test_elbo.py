@@ -32,12 +32,8 @@ def model(x):
 def bracket(setup, params, values, x, indices):
     """The bracket of the reduced ELBO at given values, on given copies."""
     rows, encodings = setup.given(params, setup.full_encodings(params, [x], indices))
-    at = {
-        name: value[np.ix_(*(indices[p] if p in setup.graph.sites[name].plates else [0] for p in ("groups",)))]
-        if setup.graph.sites[name].plates
-        else value
-        for name, value in values.items()
-    }
+    sites = setup.graph.sites
+    at = {k: v[setup.row_index(k, indices)] if sites[k].plates else v for k, v in values.items()}
     family = setup.run(params, rows, encodings, (x,), {}, indices, values=at)
     return sum(jnp.sum(t.scale_p * t.log_p) - jnp.sum(t.scale_q * t.log_q) for t in family.terms.values())
 
@@ -113,7 +109,7 @@ def test_chunks_change_nothing(encoding, dependence):
     _, x = simulate_gre(jax.random.key(0), 7, 3, 2, scales=SCALES)
     guide = AutoPAVI(model, encoding=encoding, dependence=dependence, hidden=(4,), subsample_sizes={"groups": 2})
     params = moved(guide, x)
-    values = [float(elbo(1, params, guide, x, full=True, num_particles=3, chunk_size=c)) for c in (None, 1, 3, 7, 50)]
+    values = [float(elbo(1, params, guide, x, full=True, num_particles=3, chunk_size=c)) for c in (None, 3)]
     np.testing.assert_allclose(values, values[0], rtol=1e-5)
     draws = [guide.sample_posterior(1, params, x, sample_shape=(2,), chunk_size=c) for c in (None, 3)]
     for name in draws[0]:

@@ -109,6 +109,8 @@ class Setup:
             ) from error
         for name, shape in reduced.value_shapes.items():
             fn = reduced.fns[name]
+            if type(fn).__name__ == "Unit":  # a factor, whose value is empty by design
+                continue
             if 0 in shape:
                 raise ValueError(f"model: the observed site {name!r} is empty, its shape is {shape}")
             expected = tuple(fn.batch_shape) + tuple(fn.event_shape)

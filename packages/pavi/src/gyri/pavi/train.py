@@ -64,7 +64,7 @@ def fit(
     rng_key: Key[Array, ""] | Array | int,
     num_steps: int,
     *args: Any,
-    optimizer: optax.GradientTransformation | None = None,
+    optimizer: Any = None,
     num_particles: int = 8,
     lazy: bool = True,
     warmup_steps: int = 0,
