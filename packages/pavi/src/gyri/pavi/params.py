@@ -10,7 +10,7 @@ from gyri.numerics.validation import check_finite
 _KIND = "pavi-params"
 
 
-def save_params(path: str | os.PathLike, params: Mapping[str, Any]) -> None:
+def save_params(path: str | os.PathLike, params: Any) -> None:
     """Save the parameters of a fit, bit by bit, without pickle.
 
     Parameters
