@@ -449,7 +449,6 @@ def test_eight_schools_shrink_as_in_the_textbook():
 
 
 def test_grunfeld_is_standardised():
-    pytest.importorskip("statsmodels")
     data = models.load_grunfeld()
     assert data.covariates.shape == (11, 20, 2) and data.y.shape == (11, 20) and len(data.firms) == 11
     for values in (data.covariates[..., 0], data.covariates[..., 1], data.y):

@@ -17,7 +17,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro import handlers
 
-from gyri.numerics.validation import as_key, check_option, check_positive_int, check_scalar
+from gyri.numerics.validation import as_key, check_option, check_positive_int, check_scalar, import_extra
 
 Scales = tuple[Any, ...]
 Shape = tuple[int, ...]
@@ -971,10 +971,7 @@ def load_grunfeld() -> Grunfeld:
     ----------
     Grunfeld (1958), The determinants of corporate investment.
     """
-    try:
-        from statsmodels.datasets import grunfeld  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise ImportError('install statsmodels to load its data: pip install "gyri-pavi[data]"') from error
+    grunfeld = import_extra("statsmodels.datasets.grunfeld", "gyri-pavi[data]", "to load its data")
     table = grunfeld.load_pandas().data.sort_values(["firm", "year"])
     firms = tuple(dict.fromkeys(str(firm) for firm in table["firm"]))
     values = np.log(table[["value", "capital", "invest"]].to_numpy(float))
