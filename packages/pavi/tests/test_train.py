@@ -115,7 +115,7 @@ def test_lazy_adam_is_adam_with_each_rows_own_count(data):
     table = "theta_auto_encoding"
     key = jax.random.split(jax.random.key(0))[1]
     dense_state = optimizer.init({k: v for k, v in params.items() if k != table})
-    from gyri.pavi.elbo import reduced_elbo
+    from gyri.pavi.bound import reduced_elbo
 
     for i in range(2):
         index_key, draw_key = jax.random.split(jax.random.fold_in(key, i))

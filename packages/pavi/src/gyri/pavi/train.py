@@ -15,7 +15,7 @@ from gyri.numerics.loops import scan_chunks
 from gyri.numerics.validation import as_key, check_positive_int
 
 from .autoguide import AutoPAVI
-from .elbo import reduced_elbo
+from .bound import reduced_elbo
 from .setup import Setup, unraveller
 
 _LEARNING_RATE = 1e-2

@@ -8,7 +8,7 @@ import numpy as np
 
 from gyri.reproduce import Claim, Data, Result, experiment
 
-from ..elbo import elbo
+from ..bound import elbo
 from ..models import gre_log_evidence, simulate_gre
 from ..train import fit
 from .random_effects import METHODS, mean_field

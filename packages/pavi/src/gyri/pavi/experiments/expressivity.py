@@ -14,7 +14,7 @@ from gyri.reproduce import Claim, Data, Result, experiment
 from .. import models
 from ..autoguide import AutoPAVI
 from ..baselines import AutoCascadingFlow
-from ..elbo import elbo
+from ..bound import elbo
 from ..train import fit
 from .setting import N_SEEDS
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from ..autoguide import AutoPAVI
-from ..elbo import elbo
+from ..bound import elbo
 from ..models import gre, gre_log_evidence, simulate_gre
 from ..train import fit
 
