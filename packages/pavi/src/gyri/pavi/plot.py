@@ -81,8 +81,8 @@ def plot_posterior(
 
     Parameters
     ----------
-    samples : dict of str to array, shape (n_draws, *batch, *event)
-        Draws, as of `AutoPAVI.sample_posterior`.
+    samples : dict of str to array, shape (n_draws, ...)
+        Draws, as of `AutoPAVI.sample_posterior`: the batch, then the event.
     site : str
         Which site to draw.
     ax : matplotlib.axes.Axes, optional

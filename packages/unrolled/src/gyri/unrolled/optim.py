@@ -198,6 +198,9 @@ def descend(
         params = state.x
         losses.append(out["loss"])
         sizes.append(out["step"])
+        unseen = sum(map(len, losses)) - sum(map(len, clock.seconds))
+        if unseen:  # Ctrl-C came after a chunk and before the clock was told of it
+            clock.seconds.append(np.full(unseen, time.perf_counter() - clock.start))
         n_done += int((out["step"] > 0).sum())
         interrupted = not bool(state.done) and n_done < max_steps
         if interrupted or n_done >= max_steps:
