@@ -43,16 +43,10 @@ LOWERED = {
 
 # Name of the public function: why it never runs inside jit.
 HOST_SIDE = {
-    "gyri.pavi.FitResult": "a result, it computes nothing",
-    "gyri.pavi.PlateGraph": "a description of a model, it computes nothing",
     "gyri.pavi.fit": "a host driver; what it scans is lowered as gyri.pavi.elbo's gradient",
     "gyri.pavi.plate_graph": "reads a model's Python, computes nothing",
     "gyri.pavi.load_params": "reads a file",
     "gyri.pavi.save_params": "writes a file",
     "gyri.pavi.plot_elbo": "draws with matplotlib",
     "gyri.pavi.plot_posterior": "draws with matplotlib",
-    "gyri.pavi.encoders": "a module, whose functions AutoPAVI's cases call",
-    "gyri.pavi.flows": "a module, whose functions AutoPAVI's cases call",
-    "gyri.pavi.models": "a module of NumPyro models, one of which the cases run",
-    "gyri.pavi.baselines": "a module of methods to compare with",
 }
