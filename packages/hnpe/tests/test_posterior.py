@@ -1,5 +1,7 @@
 """Tests of gyri.hnpe.posterior."""
 
+import sys
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -235,13 +237,7 @@ def test_variants_say_what_they_cannot_do(toy):
 
 
 def test_missing_arviz_is_said(posterior, monkeypatch):
-    import builtins
-
-    real = builtins.__import__
-    refuse = lambda name, *args, **kwargs: (
-        (_ for _ in ()).throw(ImportError(name)) if name == "arviz" else real(name, *args, **kwargs)
-    )
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setitem(sys.modules, "arviz", None)
     with pytest.raises(ImportError, match=r'pip install "gyri-hnpe\[arviz\]"'):
         posterior.to_arviz(np.zeros((5, 2)))
     assert module.KIND

@@ -1,6 +1,6 @@
 """Tests of gyri.shine.plot."""
 
-import builtins
+import sys
 
 import numpy as np
 import pytest
@@ -55,13 +55,6 @@ def test_bad_input_is_refused():
 
 
 def test_without_matplotlib_the_pip_line_is_printed(monkeypatch):
-    original = builtins.__import__
-
-    def missing(name, *args, **kwargs):
-        if name.startswith("matplotlib"):
-            raise ImportError(name)
-        return original(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r'pip install "gyri-shine\[plot\]"'):
         plot_hoag({"a": result()})
