@@ -339,8 +339,7 @@ class AutoPAVI(AutoGuide):
         -------
         dict of str to Array, shape (*batch_shape, *event_shape)
         """
-        draws = self.quantiles(params, 0.5, *args, num_samples=num_samples, rng_key=rng_key, **kwargs)
-        return draws
+        return self.quantiles(params, 0.5, *args, num_samples=num_samples, rng_key=rng_key, **kwargs)
 
     def quantiles(
         self,

@@ -199,13 +199,8 @@ class Setup:
     def arguments(self, dynamic: Sequence[Any]) -> tuple[tuple, dict]:
         """The model's arguments, from their arrays."""
         arrays = iter(dynamic)
-        dynamic_places = self._dynamic_places
-        leaves = [next(arrays) if i in dynamic_places else leaf for i, leaf in enumerate(self._static)]
+        leaves = [next(arrays) if leaf is None else leaf for leaf in self._static]
         return jax.tree.unflatten(self._treedef, leaves)
-
-    @property
-    def _dynamic_places(self) -> set[int]:
-        return {i for i, leaf in enumerate(self._static) if leaf is None}
 
     def program_of(self, name: Any, make: Callable, *options: Any) -> Any:
         """``make(self, *options)``, made once."""
@@ -293,7 +288,7 @@ class Setup:
                 params[self.flow_name(name)] = self._init_flow(flow_key, name, locs.get(name))
                 if not self.encodes:
                     shape = (*batch, guide.encoding_size)
-                    params[f"{name}_{guide.prefix}_encoding"] = _TABLE_SCALE * jax.random.normal(table_key, shape)
+                    params[self.table_name(name)] = _TABLE_SCALE * jax.random.normal(table_key, shape)
             else:
                 make = lambda key, name=name: ravel_pytree(self._init_flow(key, name, locs.get(name)))[0]
                 rows = jax.vmap(make)(jax.random.split(flow_key, math.prod(batch)))
