@@ -288,7 +288,7 @@ class Setup:
                 params[self.flow_name(name)] = self._init_flow(flow_key, name, locs.get(name))
                 if not self.encodes:
                     shape = (*batch, guide.encoding_size)
-                    params[self.table_name(name)] = _TABLE_SCALE * jax.random.normal(table_key, shape)
+                    params[f"{name}_{guide.prefix}_encoding"] = _TABLE_SCALE * jax.random.normal(table_key, shape)
             else:
                 make = lambda key, name=name: ravel_pytree(self._init_flow(key, name, locs.get(name)))[0]
                 rows = jax.vmap(make)(jax.random.split(flow_key, math.prod(batch)))
