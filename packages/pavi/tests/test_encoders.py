@@ -22,7 +22,7 @@ COUNTS = {"groups": 1.0, "observations": 1.0}
 def make(kind, x):
     encoder = ENCODERS[kind]()
     graph = plate_graph(gre, x)
-    return encoder, encoder.init(jax.random.key(0), graph, 4)
+    return encoder, jax.jit(lambda key: encoder.init(key, graph, 4))(jax.random.key(0))
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
@@ -49,12 +49,12 @@ def test_masked_observations_say_nothing_even_as_nan(kind):
     def loss(params, x):
         return sum(jnp.sum(v**2) for v in encoder.apply(params, {"x": x}, {"x": mask}, COUNTS).values())
 
-    values = [jax.value_and_grad(loss)(params, y) for y in (x, with_nan)]
+    value_and_grad = jax.jit(jax.value_and_grad(loss))
+    values = [value_and_grad(params, y) for y in (x, with_nan)]
     np.testing.assert_allclose(values[0][0], values[1][0], rtol=1e-6)
-    assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(values[1][1]))
-    short = encoder.apply(params, {"x": x[:1, :3]}, {"x": mask[:1, :3]}, COUNTS)["groups",]
-    long = encoder.apply(params, {"x": x}, {"x": mask}, COUNTS)["groups",][:1]
-    np.testing.assert_allclose(short, long, atol=1e-5)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(values[1][1]))
+    encode = jax.jit(lambda x, mask: encoder.apply(params, {"x": x}, {"x": mask}, COUNTS)["groups",])
+    np.testing.assert_allclose(encode(x[:1, :3], mask[:1, :3]), encode(x, mask)[:1], atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["deepset", "isab"])
@@ -62,9 +62,13 @@ def test_count_of_a_plate_is_seen_and_that_of_a_part_is_the_whole(kind):
     """Twice the same data are more data; half of a plate at count 2 is the whole."""
     x = jnp.broadcast_to(jax.random.normal(jax.random.key(1), (1, 4, 2)), (6, 4, 2))
     encoder, params = make(kind, x)
-    whole = encoder.apply(params, {"x": x}, {"x": jnp.ones((6, 4), bool)}, COUNTS)[()]
-    part = encoder.apply(params, {"x": x[:3]}, {"x": jnp.ones((3, 4), bool)}, {"groups": 2.0, "observations": 1.0})[()]
-    fewer = encoder.apply(params, {"x": x[:3]}, {"x": jnp.ones((3, 4), bool)}, COUNTS)[()]
+
+    @jax.jit
+    def encode(x, count):
+        counts = {"groups": count, "observations": 1.0}
+        return encoder.apply(params, {"x": x}, {"x": jnp.ones(x.shape[:2], bool)}, counts)[()]
+
+    whole, part, fewer = encode(x, 1.0), encode(x[:3], 2.0), encode(x[:3], 1.0)
     np.testing.assert_allclose(part, whole, atol=1e-5)
     assert np.abs(fewer - whole).max() > 1e-4
 
@@ -88,9 +92,10 @@ def test_crossed_plates_and_two_sites_joined():
     obs = {"x": x[..., None], "y": y[None, :, None]}
     masks = {"x": jnp.ones((3, 4), bool), "y": jnp.ones((1, 4), bool)}
     counts = {"s": 1.0, "v": 1.0}
-    out = encoder.apply(params, obs, masks, counts)
+    apply = jax.jit(lambda obs: encoder.apply(params, obs, masks, counts))
+    out = apply(obs)
     assert {k: v.shape for k, v in out.items()} == {(): (1, 1, 5), ("s",): (3, 1, 5), ("v",): (1, 4, 5)}
-    moved = encoder.apply(params, {**obs, "x": x[::-1][..., None]}, masks, counts)
+    moved = apply({**obs, "x": x[::-1][..., None]})
     np.testing.assert_allclose(moved["v",], out["v",], atol=1e-6)
     np.testing.assert_allclose(moved["s",], out["s",][::-1], atol=1e-6)
 
@@ -100,7 +105,9 @@ def test_rows_and_then_the_rest_are_the_whole(kind):
     x = jax.random.normal(jax.random.key(1), (6, 5, 2))
     mask = jnp.ones((6, 5), bool)
     encoder, params = make(kind, x)
-    whole = encoder.apply(params, {"x": x}, {"x": mask}, COUNTS)[()]
-    rows = [encoder.rows(params, {"x": x[i : i + 1]}, {"x": mask[:1]}, COUNTS, "groups") for i in range(6)]
+    whole = jax.jit(lambda x: encoder.apply(params, {"x": x}, {"x": mask}, COUNTS))(x)[()]
+    row = jax.jit(lambda x: encoder.rows(params, {"x": x}, {"x": mask[:1]}, COUNTS, "groups"))
+    rows = [row(x[i : i + 1]) for i in range(6)]
     tokens = jax.tree.map(lambda *parts: jnp.concatenate(parts), *rows)
-    np.testing.assert_allclose(encoder.apply(params, {}, {}, COUNTS, tokens=tokens)[()], whole, atol=1e-6)
+    rest = jax.jit(lambda tokens: {str(k): v for k, v in encoder.apply(params, {}, {}, COUNTS, tokens=tokens).items()})
+    np.testing.assert_allclose(rest(tokens)["()"], whole, atol=1e-6)

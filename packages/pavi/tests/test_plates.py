@@ -76,3 +76,27 @@ def test_discrete_latent_is_refused():
 
     with pytest.raises(ValueError, match="'k' is discrete"):
         plate_graph(model)
+
+
+def test_plates_come_outermost_first_whatever_the_order_of_sites():
+    def model(x, y):
+        s, v = numpyro.plate("s", 3, dim=-2), numpyro.plate("v", 4, dim=-1)
+        with s:
+            numpyro.sample("b", dist.Normal(0, 1))
+        with v:
+            numpyro.sample("y", dist.Normal(0, 1), obs=y)
+        with s, v:
+            numpyro.sample("x", dist.Normal(0, 1), obs=x)
+
+    assert list(plate_graph(model, jnp.zeros((3, 4)), jnp.zeros(4)).plates) == ["s", "v"]
+
+
+def test_plates_entered_in_both_orders():
+    def model(x):
+        s, v = numpyro.plate("s", 3, dim=-2), numpyro.plate("v", 4, dim=-1)
+        with s, v:
+            numpyro.sample("b", dist.Normal(0, 1))
+        with v, s:
+            numpyro.sample("x", dist.Normal(0, 1), obs=x)
+
+    assert list(plate_graph(model, jnp.zeros((3, 4))).plates) == ["s", "v"]

@@ -141,17 +141,20 @@ def attention(
     def build(key: Array, size: int) -> Any:
         return _set_transformer(key, size, n_heads, key_size, n_inducing)
 
-    def init(key: Array, size: int) -> PyTree:
+    def shapes_of(size: int) -> Any:
         import equinox as eqx
 
-        return {"transformer": jax.tree.leaves(eqx.filter(build(key, size), eqx.is_array)), "seed": jnp.zeros(size)}
+        return eqx.filter_eval_shape(build, jax.random.key(0), size)
+
+    def init(key: Array, size: int) -> PyTree:
+        return {"transformer": _draw_weights(key, shapes_of(size)), "seed": jnp.zeros(size)}
 
     def apply(params: PyTree, tokens: Array, valid: Array, log_count: Array) -> Array:
         import equinox as eqx
 
         size = params["seed"].shape[-1]
         if size not in statics:
-            shapes = eqx.filter_eval_shape(build, jax.random.key(0), size)
+            shapes = shapes_of(size)
             dynamic, static = eqx.partition(shapes, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
             statics[size] = (jax.tree.structure(dynamic), static)
         treedef, static = statics[size]
@@ -162,6 +165,23 @@ def attention(
         return out.reshape(*batch, size)
 
     return _make_encoder(_SetFunction(init, apply), tuple(hidden))
+
+
+def _draw_weights(key: Array, shapes: Any) -> list[Array]:
+    """Arrays of a module of which only the shapes are known, from one draw: Equinox's own start takes one a layer."""
+    import equinox as eqx
+
+    is_norm = lambda node: isinstance(node, eqx.nn.LayerNorm)
+    nodes = jax.tree.leaves(shapes, is_leaf=is_norm)
+    matrices = [node.shape for node in nodes if len(getattr(node, "shape", ())) == 2]
+    kernels = iter(init_kernels(key, [(n_in, n_out) for n_out, n_in in matrices]))
+    weights: list[Array] = []
+    for node in nodes:
+        if is_norm(node):
+            weights.extend(jax.tree.leaves(eqx.filter(eqx.nn.LayerNorm(node.shape), eqx.is_array)))
+        elif isinstance(node, jax.ShapeDtypeStruct):
+            weights.append(next(kernels).T if len(node.shape) == 2 else jnp.zeros(node.shape, node.dtype))
+    return weights
 
 
 def _set_transformer(key: Array, size: int, n_heads: int, key_size: int, n_inducing: int | None) -> Any:

@@ -295,7 +295,7 @@ def _autoregressive(kind: str, hidden: Sequence[int], n_knots: int, interval: fl
     from flowjax.bijections import Affine, MaskedAutoregressive, RationalQuadraticSpline
 
     transformer = Affine() if kind == "affine" else RationalQuadraticSpline(knots=n_knots, interval=interval)
-    rests: dict[tuple[int, int], tuple[Any, Any]] = {}  # what a layer is besides its trained arrays, by its sizes
+    layers: dict[tuple[int, int], tuple[Any, Any]] = {}  # a start, and what a layer is besides its trained arrays
 
     def split(module: Any) -> tuple[Any, Any]:
         frozen = lambda leaf: isinstance(leaf, paramax.NonTrainable)
@@ -313,20 +313,27 @@ def _autoregressive(kind: str, hidden: Sequence[int], n_knots: int, interval: fl
         # flowjax starts away from the identity; without its last layer it is the transformer as it was made.
         return eqx.tree_at(last, layer, [jnp.zeros_like(x) for x in last(layer)])
 
+    def layer_of(dim: int, cond_dim: int) -> tuple[Any, Any]:
+        # flowjax wants a condition where dim is 1: one that is always 0 if there is none.
+        sizes = (dim, max(cond_dim, 1))
+        if sizes not in layers:
+            with jax.ensure_compile_time_eval():
+                layers[sizes] = split(build(jax.random.key(0), *sizes))
+        return layers[sizes]
+
     def init(key: Array, dim: int, cond_dim: int) -> PyTree:
-        return jax.tree.leaves(split(build(key, dim, max(cond_dim, 1)))[0])
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(layer_of(dim, cond_dim)[0])]
+        drawn = [leaf.ndim == 2 and leaf.any() for leaf in leaves]  # not the last layer, which is zero
+        kernels = iter(init_kernels(key, [leaf.shape[::-1] for leaf, d in zip(leaves, drawn, strict=True) if d]))
+        # flowjax's own start takes two calls of the generator a layer, each of which takes long to compile.
+        return [next(kernels).T if d else jnp.zeros(leaf.shape) for leaf, d in zip(leaves, drawn, strict=True)]
 
     def over_batch(method: str, params: PyTree, u: Array, c: Array) -> tuple[Array, Array]:
         shape, dim = u.shape[:-1], u.shape[-1]
-        # flowjax wants a condition where dim is 1: one that is always 0 if there is none.
         c = jnp.broadcast_to(c, (*shape, c.shape[-1])) if c.shape[-1] else jnp.zeros((*shape, 1), u.dtype)
-        sizes = (dim, c.shape[-1])
-        if sizes not in rests:
-            with jax.ensure_compile_time_eval():
-                trained, rest = split(build(jax.random.key(0), *sizes))
-                rests[sizes] = (jax.tree.structure(trained), rest)
-        treedef, rest = rests[sizes]
-        run = getattr(paramax.unwrap(eqx.combine(jax.tree.unflatten(treedef, params), rest)), method)
+        trained, rest = layer_of(dim, c.shape[-1])
+        layer = eqx.combine(jax.tree.unflatten(jax.tree.structure(trained), params), rest)
+        run = getattr(paramax.unwrap(layer), method)
         n = math.prod(shape)
         z, log_det = jax.vmap(run)(u.reshape(n, dim), c.reshape(n, c.shape[-1]))
         return z.reshape(u.shape), log_det.reshape(shape)

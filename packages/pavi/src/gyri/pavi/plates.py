@@ -1,7 +1,7 @@
 """Plates of a NumPyro model: which there are, who lives in them, and how to run the model on a random part of them."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -225,14 +225,12 @@ def trace_model(model: Callable, args: tuple, kwargs: dict, sizes: Mapping[str, 
     jax.eval_shape(run)
     plates = seen.plates
     dims: dict[str, int] = {}
-    order: list[str] = []
     sites: dict[str, Site] = {}
     fns = {}
     for name, msg in trace.items():
         if msg["type"] != "sample":
             continue
         stack = msg["cond_indep_stack"][::-1]
-        _merge(order, [frame.name for frame in stack])
         for frame in stack:
             if dims.setdefault(frame.name, frame.dim) != frame.dim:
                 raise ValueError(f"model: plate {frame.name!r} has dimensions {dims[frame.name]} and {frame.dim}")
@@ -240,6 +238,7 @@ def trace_model(model: Callable, args: tuple, kwargs: dict, sizes: Mapping[str, 
         own = tuple(frame.name for frame in stack)
         sites[name] = Site(own, (), tuple(fn.event_shape), unconstrained.get(name, 0), observed)
         fns[name] = fn
+    order = _outermost_first(site.plates for site in sites.values())
     graph = PlateGraph({name: Plate(plates[name][0], dims[name]) for name in order}, sites)
     return Trace(
         graph,
@@ -254,15 +253,18 @@ def _constraint(msg: Any) -> Any:
     return None if msg["name"].endswith("$params") else msg["kwargs"].get("constraint", dist.constraints.real)
 
 
-def _merge(order: list[str], path: list[str]) -> None:
-    """Put a path of nested plates into an order of all plates, new ones after those that they are inside of."""
-    place = 0
-    for name in path:
-        if name in order:
-            place = max(place, order.index(name) + 1)
-        else:
-            order.insert(place, name)
-            place += 1
+def _outermost_first(paths: Iterable[tuple[str, ...]]) -> list[str]:
+    """An order of all plates that follows each path of nested plates, and the order in which the paths come."""
+    outside: dict[str, set[str]] = {}
+    for path in paths:
+        for i, name in enumerate(path):
+            outside.setdefault(name, set()).update(path[:i])
+    order: list[str] = []
+    while len(order) < len(outside):
+        rest = [name for name in outside if name not in order]
+        free = [name for name in rest if outside[name].issubset(order)]
+        order.append((free or rest)[0])  # none is free if a model enters two plates in both orders
+    return order
 
 
 def _unconstrained_size(name: str, fn: Any) -> int:
