@@ -8,13 +8,14 @@ import numpyro.distributions as dist
 import optax
 import pytest
 from numpyro import handlers
-from numpyro.infer import SVI, Predictive, Trace_ELBO
+from numpyro.infer import SVI, Predictive, Trace_ELBO, init_to_uniform
 
 from gyri.pavi import AutoPAVI, fit
 from gyri.pavi.flows import affine
 from gyri.pavi.models import gre, simulate_gre
 
-SMALL = {"hidden": (4,), "encoding_size": 3}
+# A start that draws little: what compiles slowly here is the generator of random numbers.
+SMALL = {"hidden": (4,), "encoding_size": 3, "init_loc_fn": init_to_uniform(radius=0.1)}
 
 
 @pytest.fixture(scope="module")
@@ -32,19 +33,20 @@ def start(guide, *args, **kwargs):
 def test_svi_update_in_a_scan_and_predictive(data, options):
     guide = AutoPAVI(gre, subsample_sizes={"groups": 2, "observations": 3}, **SMALL, **options)
     svi = SVI(gre, guide, optax.adam(1e-2), Trace_ELBO(num_particles=2))
-    state = svi.init(jax.random.key(0), data)
+    state = jax.jit(lambda key: svi.init(key, data))(jax.random.key(0))
     step = lambda state, _: svi.update(state, data)
     state, losses = jax.jit(lambda state: jax.lax.scan(step, state, length=60))(state)
     assert np.isfinite(losses).all() and losses[-10:].mean() < losses[:10].mean()
     params = svi.get_params(state)
-    draws = Predictive(gre, guide=guide.full, params=params, num_samples=3)(jax.random.key(1), jnp.zeros_like(data))
+    draws = jax.jit(Predictive(gre, guide=guide.full, params=params, num_samples=3))(jax.random.key(1), data)
     assert draws["x"].shape == (3, 6, 4, 2)
-    posterior = Predictive(guide.full, params=params, num_samples=3)(jax.random.key(1), data)
+    posterior = jax.jit(Predictive(guide.full, params=params, num_samples=3))(jax.random.key(1), data)
     assert posterior["theta"].shape == (3, 6, 1, 2) and posterior["mu"].shape == (3, 2)
     own = guide.sample_posterior(1, params, data, sample_shape=(2, 3))
     assert own["theta"].shape == (2, 3, 6, 1, 2)
     # What SVI trains is what fit trains.
-    assert jax.tree.structure(params) == jax.tree.structure(start(guide, data))
+    expected = jax.eval_shape(lambda: guide.setup((data,), {}).init_all_params(jax.random.key(0), [data]))
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, expected)
 
 
 def test_svi_run_from_numpyro_and_vmap_over_keys(data):
@@ -58,7 +60,12 @@ def test_svi_run_from_numpyro_and_vmap_over_keys(data):
 def test_names_and_numbers_of_parameters(data):
     """Free: |phi| + N E a site; data: |phi| + |eta|; not amortized: N |phi|."""
     size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
-    flow = lambda cond: size(affine((4,)).init(jax.random.key(0), 2, cond))
+    flow = lambda cond: size(jax.eval_shape(lambda key: affine((4,)).init(key, 2, cond), jax.random.key(0)))
+
+    def start(guide, x):
+        setup = guide.setup((x,), {})
+        return jax.eval_shape(lambda: setup.init_all_params(jax.random.key(0), [x]))
+
     free = start(AutoPAVI(gre, **SMALL), data)
     assert set(free) == {"mu_auto_encoding", "theta_auto_encoding", "mu_auto_flow$params", "theta_auto_flow$params"}
     assert free["theta_auto_encoding"].shape == (6, 1, 3) and free["mu_auto_encoding"].shape == (3,)
@@ -77,7 +84,7 @@ def test_start_is_near_the_strategys_value(data, options):
     from numpyro.infer import init_to_value
 
     loc = {"mu": jnp.array([1.0, -2.0]), "theta": jnp.full((6, 1, 2), 3.0)}
-    guide = AutoPAVI(gre, init_loc_fn=init_to_value(values=loc), init_scale=0.01, **SMALL, **options)
+    guide = AutoPAVI(gre, init_scale=0.01, **{**SMALL, "init_loc_fn": init_to_value(values=loc)}, **options)
     draws = guide.sample_posterior(0, start(guide, data), data, sample_shape=(500,))
     np.testing.assert_allclose(draws["mu"].mean(0), loc["mu"], atol=0.01)
     np.testing.assert_allclose(draws["theta"].mean(0), loc["theta"], atol=0.01)
@@ -115,13 +122,18 @@ def test_constrained_supports(options, x64):
     params = jax.tree.map(
         lambda p: p + 0.1 * jnp.cos(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), start(guide, x)
     )
-    trace = handlers.trace(handlers.seed(handlers.substitute(guide.full, params), 0)).get_trace(x)
-    sites = {name: site for name, site in trace.items() if site["type"] == "sample"}
-    values = {name: site["value"] for name, site in sites.items()}
+
+    @jax.jit
+    def run(params):
+        trace = handlers.trace(handlers.seed(handlers.substitute(guide.full, params), 0)).get_trace(x)
+        sites = {name: site for name, site in trace.items() if site["type"] == "sample"}
+        own = sum(site["fn"].log_prob(site["value"], site["intermediates"]).sum() for site in sites.values())
+        return {name: site["value"] for name, site in sites.items()}, own
+
+    values, own = run(params)
     assert values["a"].shape == (2, 3) and values["w"].shape == (5, 4)
     assert (values["a"] > 0).all() and np.allclose(values["w"].sum(-1), 1)
     assert (values["u"] > -1).all() and (values["u"] < values["s"]).all()
-    own = sum(site["fn"].log_prob(site["value"], site["intermediates"]).sum() for site in sites.values())
     np.testing.assert_allclose(guide.log_density(params, values, x), own, rtol=1e-6)
     many = guide.sample_posterior(1, params, x, sample_shape=(3,))
     assert guide.log_density(params, many, x).shape == (3,)
@@ -158,13 +170,13 @@ def crossed(x):
 def test_crossed_plates(encoding):
     x = jax.random.normal(jax.random.key(0), (5, 4))
     guide = AutoPAVI(crossed, encoding=encoding, subsample_sizes={"s": 2, "v": 3}, **SMALL)
-    result = fit(guide, 0, 30, x, num_particles=2, progress_bar=False)
-    draws = guide.sample_posterior(0, result.params, x)
+    params = fit(guide, 0, 30, x, num_particles=2, progress_bar=False).params
+    draws = guide.sample_posterior(0, params, x)
     assert {k: v.shape for k, v in draws.items()} == {"m": (), "b": (5, 1), "c": (4,), "t": (5, 4)}
-    chunks = guide.sample_posterior(0, result.params, x, chunk_size=2)
+    chunks = guide.sample_posterior(0, params, x, chunk_size=2)
     for name in draws:
         np.testing.assert_allclose(draws[name], chunks[name], atol=1e-5)
-    codes = guide.encodings(result.params, x)
+    codes = guide.encodings(params, x)
     assert codes["t"].shape == (5, 4, 3) and codes["c"].shape == (4, 3) and codes["b"].shape == (5, 1, 3)
 
 
@@ -199,7 +211,7 @@ def test_sizes_from_create_plates_and_from_the_model(data):
             numpyro.sample("x", dist.Normal(z, 1), obs=x[g])
 
     x = jnp.arange(6.0)
-    call = lambda guide: handlers.seed(guide, 0)(x)["z"].shape
+    call = lambda guide: jax.eval_shape(lambda: handlers.seed(guide, 0)(x))["z"].shape
     assert call(AutoPAVI(model, **SMALL)) == (3,)
     plates = lambda x: numpyro.plate("g", 6, subsample_size=2)
     assert call(AutoPAVI(model, create_plates=plates, **SMALL)) == (2,)
@@ -231,9 +243,8 @@ def test_medians_and_quantiles_of_a_known_law():
         with numpyro.plate("g", 3):
             numpyro.sample("s", dist.LogNormal(0.0, 1.0))
 
-    guide = AutoPAVI(
-        model, init_scale=0.5, init_loc_fn=numpyro.infer.init_to_value(values={"s": jnp.full(3, 2.0)}), **SMALL
-    )
+    start_at = numpyro.infer.init_to_value(values={"s": jnp.full(3, 2.0)})
+    guide = AutoPAVI(model, init_scale=0.5, **{**SMALL, "init_loc_fn": start_at})
     params = start(guide)
     median = guide.median(params, num_samples=4000)
     np.testing.assert_allclose(median["s"], 2.0, rtol=0.05)
