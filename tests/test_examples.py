@@ -1,7 +1,9 @@
 """What the documentation shows, runs: docstring examples of every module, and the Python of every README."""
 
+import contextlib
 import doctest
 import importlib
+import io
 import subprocess
 import sys
 
@@ -19,8 +21,9 @@ READMES = {"root": ROOT / "README.md", **{name: p.folder / "README.md" for name,
 def test_docstring_examples_run(name, tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)
     fixtures = {"getfixture": request.getfixturevalue}  # as under pytest's own --doctest-modules
-    results = doctest.testmod(importlib.import_module(name), optionflags=FLAGS, extraglobs=fixtures)
-    assert results.failed == 0, "see the captured output"
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        results = doctest.testmod(importlib.import_module(name), optionflags=FLAGS, extraglobs=fixtures)
+    assert results.failed == 0, said.getvalue()
 
 
 @pytest.mark.parametrize("name", ["changed", "check_site", "quickstart", "release", "scaffold"])

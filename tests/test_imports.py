@@ -16,12 +16,14 @@ HEAVY = ("matplotlib", "mne", "pandas", "sklearn.datasets", "torch")
 # Processor time, not wall time: other work on the machine must not fail a package.
 IMPORT = """
 import json, sys, time
-import jax
 start = time.process_time()
+import jax
+of_jax = time.process_time() - start
 import {module}
-seconds = time.process_time() - start
+seconds = time.process_time() - start - of_jax
 from jax._src import xla_bridge
-print(json.dumps({{"seconds": seconds, "modules": sorted(sys.modules), "backends": list(xla_bridge._backends)}}))
+seen = {{"seconds": seconds, "of_jax": of_jax, "modules": sorted(sys.modules), "backends": list(xla_bridge._backends)}}
+print(json.dumps(seen))
 """
 
 
@@ -36,9 +38,9 @@ def run_python(code: str) -> str:
 def test_package_imports_alone_fast_and_without_a_device(project):
     for _ in range(4):  # the first run may read a cold disk
         seen = json.loads(run_python(IMPORT.format(module=project.module)))
-        if seen["seconds"] <= 1:
+        if seen["seconds"] <= max(1, seen["of_jax"]):  # 1 s, more where all is slower
             break
-    assert seen["seconds"] <= 1
+    assert seen["seconds"] <= max(1, seen["of_jax"])
     assert not set(HEAVY) & set(seen["modules"])
     assert seen["backends"] == []
     allowed = {"numerics", project.name}

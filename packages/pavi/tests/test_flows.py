@@ -31,7 +31,13 @@ def test_flow_starts_as_a_scale_and_inverts(kind, dim, cond_dim, x64):
         z, log_det = flow.forward(moved, u, c)
         jacobian = jax.jacobian(lambda u: flow.forward(moved, u, c[0, 0])[0])(u[0, 0])
         other = flow.forward(moved, u, c + 1)[0]
-        return flow.forward(params, u, c), (z, log_det), flow.inverse(moved, z, c), jnp.linalg.slogdet(jacobian)[1], other
+        return (
+            flow.forward(params, u, c),
+            (z, log_det),
+            flow.inverse(moved, z, c),
+            jnp.linalg.slogdet(jacobian)[1],
+            other,
+        )
 
     start, (z, log_det), (back, inverse_log_det), expected, other = run(jax.random.key(0))
     np.testing.assert_allclose(start[0], 0.3 * u, atol=1e-6)

@@ -212,14 +212,6 @@ def trace_on(model, graph, indices, args, options, latents=None, key=0):
     return handlers.trace(fixed).get_trace(*args, **options)
 
 
-def restrict(site, value, indices, event_dim):
-    """The part of a full draw that the plates' indices keep."""
-    for frame in site["cond_indep_stack"]:
-        if frame.name in indices:
-            value = jnp.take(value, jnp.asarray(indices[frame.name]), axis=frame.dim - event_dim)
-    return value
-
-
 def draws_and_densities(name, indices, latents=None):
     """Of one run: what was drawn, the log density and the event dimension of each site, and its scale."""
     model, args, options, _ = cases()[name]
@@ -253,9 +245,7 @@ def test_parts_of_a_model_are_parts_of_the_whole(name):
     graph, values, whole, static = draws_and_densities(name, {})
     rng = np.random.default_rng(0)
     indices = {plate: rng.permutation(graph.plates[plate].size)[:b] for plate, b in sizes.items()}
-    latents = {
-        k: restrict(graph, k, value, indices, static[k][0]) for k, value in values.items() if not static[k][1]
-    }
+    latents = {k: restrict(graph, k, value, indices, static[k][0]) for k, value in values.items() if not static[k][1]}
     _, _, part, part_static = draws_and_densities(name, indices, latents)
     for site in whole:
         np.testing.assert_allclose(part[site], restrict(graph, site, whole[site], indices, 0), rtol=2e-5, atol=2e-5)

@@ -117,15 +117,17 @@ def test_lazy_adam_is_adam_with_each_rows_own_count(data):
     dense_state = optimizer.init({k: v for k, v in params.items() if k != table})
     from gyri.pavi.bound import reduced_elbo
 
+    @jax.jit
+    @jax.grad
+    def gradient_of(params, indices, draw_key):
+        rows = setup.take_rows(params, indices)
+        return -reduced_elbo(setup, params, rows, draw_key, [data], indices, 8, jnp.ones(()))
+
     for i in range(2):
         index_key, draw_key = jax.random.split(jax.random.fold_in(key, i))
         indices = setup.draw_indices(index_key)
 
-        def loss(params, indices=indices, draw_key=draw_key):
-            rows = setup.take_rows(params, indices)
-            return -reduced_elbo(setup, params, rows, draw_key, [data], indices, 8, jnp.ones(()))
-
-        gradient = jax.grad(loss)(params)
+        gradient = gradient_of(params, indices, draw_key)
         for g in indices["groups"].tolist():
             state.setdefault(g, optimizer.init(params[table][g]))
             update, state[g] = optimizer.update(gradient[table][g], state[g])

@@ -6,6 +6,7 @@ The front door: options and what one does with a fit. What it knows of a model i
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from numpyro.infer.initialization import init_to_median
 from gyri.numerics.validation import as_key, check_option, check_positive_int, check_scalar
 
 from . import encoders, flows
+from .copies import log_density, posterior
 from .family import Family
 from .plates import announce_plate
 from .setup import Setup, signature_of
@@ -60,8 +62,9 @@ class AutoPAVI(AutoGuide):
     prefix : str
         Of the parameters' names.
     init_loc_fn : callable
-        NumPyro's initialisation strategy: where each flow starts, averaged over copies. For the built-in flows, and not
-        for ``dependence="prior"``, which starts at the prior.
+        NumPyro's initialisation strategy: where each flow starts. Copies start apart if their plates are not
+        subsampled and free encodings have an entry for each dimension of the site; else at their mean. For the built-in
+        flows, and not for ``dependence="prior"``, which starts at the prior.
     init_scale : float
         Standard deviation of each flow at the start, in unconstrained space.
     create_plates : callable, optional
@@ -232,7 +235,7 @@ class AutoPAVI(AutoGuide):
         """
         setup = self.full.setup(args, kwargs)
         n = math.prod(sample_shape)
-        draws = setup.posterior(as_key(rng_key), params, args, kwargs, n, _whole(indices), chunk_size, None)
+        draws = posterior(setup, as_key(rng_key), params, args, kwargs, n, _whole(indices), chunk_size, None)
         return {name: x.reshape(*sample_shape, *x.shape[1:]) for name, x in draws.items()}
 
     def log_density(
@@ -281,7 +284,7 @@ class AutoPAVI(AutoGuide):
                 raise ValueError(f"samples: expected {name!r} of shape (*sample_shape, {expected}), got {x.shape}")
             shape = lead
             values[name] = x.reshape(-1, *expected)
-        run = setup.program("log_density", setup.log_q)
+        run = setup.program("log_density", partial(log_density, setup))
         return run(params, values, setup.dynamic(args, kwargs), full).reshape(shape or ())
 
     def encodings(
@@ -380,8 +383,8 @@ class AutoPAVI(AutoGuide):
         num_samples = check_positive_int(num_samples, "num_samples")
         setup = self.full.setup(args, kwargs)
         key = as_key(0 if rng_key is None else rng_key)
-        return setup.posterior(
-            key, params, args, kwargs, num_samples, {}, "auto", tuple(levels.ravel().tolist()), levels.shape
+        return posterior(
+            setup, key, params, args, kwargs, num_samples, {}, "auto", tuple(levels.ravel().tolist()), levels.shape
         )
 
     # --- setups

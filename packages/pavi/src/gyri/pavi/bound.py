@@ -10,8 +10,9 @@ from jaxtyping import Array, Float, Key
 from gyri.numerics.validation import as_key, check_positive_int
 
 from .autoguide import AutoPAVI
+from .copies import map_rows, rows_of
 from .family import Term
-from .setup import Setup, map_rows
+from .setup import Setup
 
 
 def elbo(
@@ -130,7 +131,7 @@ def full_elbo(
 ) -> Array:
     """ELBO on all copies: those of the row plate one by one, what is outside of it once."""
     indices = setup.all_indices({})
-    run, plate = setup.rows_of(params, dynamic, indices, chunk_size)
+    run, plate = rows_of(setup, params, dynamic, indices, chunk_size)
     keys = jax.random.split(key, num_particles)
 
     def values(n: Array | None, inside: bool) -> Array:

@@ -343,13 +343,17 @@ def _autoregressive(kind: str, hidden: Sequence[int], n_knots: int, interval: fl
     )
 
 
-def set_location(params: PyTree, loc: Float[Array, " dim"]) -> PyTree:
-    """Move the start of one of the flows of this file: z = loc + scale u."""
+def set_location(params: PyTree, loc: Float[Array, " dim"], slope: Float[Array, ""] | None = None) -> PyTree:
+    """Move the start of one of the flows of this file: z = loc + slope c[:dim] + scale u."""
     if isinstance(params, list):
-        return [*params[:-1], set_location(params[-1], loc)]
+        return [*params[:-1], set_location(params[-1], loc, slope)]
     *layers, last = params["network"]
     bias = last["bias"].at[: len(loc)].add(loc.astype(last["bias"].dtype))
-    return {**params, "network": [*layers, {**last, "bias": bias}]}
+    moved = {**params, "network": [*layers, {**last, "bias": bias}]}
+    if slope is None:
+        return moved
+    skip = params["skip"]
+    return {**moved, "skip": slope.astype(skip.dtype) * jnp.eye(skip.shape[0], skip.shape[1], dtype=skip.dtype)}
 
 
 class FlowTransform(Transform):

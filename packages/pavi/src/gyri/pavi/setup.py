@@ -3,27 +3,22 @@
 import math
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 from numpyro import handlers
-from numpyro.distributions import biject_to
 
-from gyri.numerics.validation import check_positive_int
-
-from . import flows
+from . import start
 from .family import Family, Reader
-from .plates import FixPlates, PlateGraph, Trace, find_parents, sample_indices, trace_model
+from .plates import PlateGraph, Trace, find_parents, sample_indices, trace_model
 
 if TYPE_CHECKING:
     from .autoguide import AutoPAVI
-
-_TABLE_SCALE = 0.1  # of the encodings at the start: copies must differ for the flow to learn to tell them apart
 
 
 def _is_dynamic(leaf: Any) -> bool:
@@ -73,7 +68,7 @@ class Setup:
         self.unravel: dict[str, Callable] = {}
         if not guide.amortize:
             for name in self.latents:
-                shapes = jax.eval_shape(lambda name=name: self._init_flow(jax.random.key(0), name))
+                shapes = jax.eval_shape(lambda name=name: start.flow_params(self, jax.random.key(0), name))
                 self.unravel[name] = unraveller(shapes)
 
     # --- structure
@@ -266,66 +261,9 @@ class Setup:
 
     # --- parameters
 
-    def _init_flow(self, key: Array, name: str, loc: Array | None = None) -> PyTree:
-        dim = self.graph.sites[name].unconstrained_size
-        params = self.guide.flow.init(key, dim, self.condition_size(name))
-        return params if loc is None else flows.set_location(params, loc)
-
     def init(self, key: Array, args: tuple, kwargs: dict) -> dict[str, Any]:
         """Starting values of the guide's parameters; see :meth:`init_all` for those of the model."""
-        return self.program("init", self._init)(key, self.dynamic(args, kwargs))
-
-    def _init(self, key: Array, dynamic: list) -> dict[str, Any]:
-        guide = self.guide
-        args, kwargs = self.arguments(dynamic)
-        loc_key, encoder_key, sites_key = jax.random.split(key, 3)
-        params: dict[str, Any] = {}
-        locs = self._init_locs(loc_key, args, kwargs)
-        for name in self.latents:
-            flow_key, table_key = jax.random.split(_fold(sites_key, name))
-            batch = self.graph.batch_shape(self.graph.sites[name].plates)
-            if guide.amortize:
-                params[self.flow_name(name)] = self._init_flow(flow_key, name, locs.get(name))
-                if not self.encodes:
-                    shape = (*batch, guide.encoding_size)
-                    params[f"{name}_{guide.prefix}_encoding"] = _TABLE_SCALE * jax.random.normal(table_key, shape)
-            else:
-                make = lambda key, name=name: ravel_pytree(self._init_flow(key, name, locs.get(name)))[0]
-                rows = jax.vmap(make)(jax.random.split(flow_key, math.prod(batch)))
-                params[self.flow_name(name)] = rows.reshape(*batch, -1)
-        if self.encodes:
-            seen = {name: site for name, site in self.graph.sites.items() if name in (*self.latents, *self.observed)}
-            net = guide.encoder.init(encoder_key, self.graph._replace(sites=seen), guide.encoding_size)
-            params[self.encoder_name] = {"data": self._init_standardisation(args, kwargs), "network": net}
-        return params
-
-    def _init_locs(self, key: Array, args: tuple, kwargs: dict) -> dict[str, Array]:
-        """Where the strategy starts each site in unconstrained space, averaged over copies."""
-        if self.guide.dependence == "prior" or not self.guide._builtin_flow:
-            return {}
-        strategy = self.guide.init_loc_fn
-        start = handlers.substitute(handlers.seed(self.guide.model, key), substitute_fn=strategy)
-        with handlers.block(), handlers.trace() as trace, FixPlates(indices=self.first()):
-            start(*args, **kwargs)
-        locs = {}
-        for name in self.latents:
-            site = trace[name]
-            z = biject_to(site["fn"].support)._inverse(site["value"])
-            locs[name] = jnp.nan_to_num(z.reshape(-1, self.graph.sites[name].unconstrained_size)).mean(0)
-        return locs
-
-    def _init_standardisation(self, args: tuple, kwargs: dict) -> dict[str, dict[str, Array]]:
-        """Mean and scale of the data: the encoder sees them in units of their own."""
-        with handlers.block():
-            obs, masks = self.read(args, kwargs, self.first())
-        found = {}
-        for name, x in obs.items():
-            axes, weight = tuple(range(x.ndim - 1)), masks[name][..., None]
-            n = jnp.maximum(weight.sum(axes), 1)
-            mean = jnp.where(weight, x, 0).sum(axes) / n
-            deviation = jnp.sqrt(jnp.where(weight, (x - mean) ** 2, 0).sum(axes) / n)
-            found[name] = {"mean": mean, "log_scale": jnp.log(jnp.where(deviation > 0, deviation, 1))}
-        return found
+        return self.program("init", partial(start.guide_params, self))(key, self.dynamic(args, kwargs))
 
     def init_all(self, key: Array, args: tuple, kwargs: dict) -> dict[str, Any]:
         """Starting values of all parameters, the model's own included, constrained."""
@@ -334,18 +272,9 @@ class Setup:
     def init_all_params(self, key: Array, dynamic: list) -> dict[str, Any]:
         """Body of :meth:`init_all`."""
         if not self.model_params:
-            return self._init(key, dynamic)
+            return start.guide_params(self, key, dynamic)
         own_key, key = jax.random.split(key)
-        args, kwargs = self.arguments(dynamic)
-        with (
-            handlers.block(),
-            handlers.trace() as trace,
-            handlers.seed(rng_seed=own_key),
-            FixPlates(indices=self.first()),
-        ):
-            self.guide.model(*args, **kwargs)
-        own = {name: trace[name]["fn"](*trace[name]["args"], **trace[name]["kwargs"]) for name in self.model_params}
-        return {**own, **self._init(key, dynamic)}
+        return {**start.model_params(self, own_key, dynamic), **start.guide_params(self, key, dynamic)}
 
     # --- encodings
 
@@ -456,32 +385,6 @@ class Setup:
                 x = jnp.take(x, indices[plate], axis)
         return x
 
-    def outer_encodings(
-        self, params: Mapping[str, Any], dynamic: list, indices: Mapping[str, Array], chunk_size: int | None
-    ) -> dict[str, Array]:
-        """Encodings of the sites outside of the row plate, from all data, chunk by chunk if the encoder can."""
-        args, kwargs = self.arguments(dynamic)
-        weights, encoder, plate = params[self.encoder_name], self.guide.encoder, self.row_plate
-        everything = self.all_indices({})
-        if encoder.rows is None or plate is None:
-            found = self.encode(weights, args, kwargs, everything)
-        else:
-            counts = dict.fromkeys(self.graph.plates, 1.0)
-
-            def row(n: Array) -> Any:
-                obs, masks = self.standardised(weights, args, kwargs, {**everything, plate: n[None]})
-                return encoder.rows(weights["network"], obs, masks, counts, plate)
-
-            tokens = map_rows(row, everything[plate], chunk_size)
-            axis = list(self.graph.plates).index(plate)
-            join = lambda x: jnp.moveaxis(x.squeeze(axis + 1), 0, axis)
-            inside = {name: plate in self.graph.sites[name].plates for name in self.observed}
-            # What lies outside of the plate has told each row the same.
-            tokens = {k: jax.tree.map(join if inside[k[0]] else lambda x: x[0], v) for k, v in tokens.items()}
-            found = self.site_encodings(encoder.apply(weights["network"], {}, {}, counts, tokens=tokens))
-        outside = [name for name in self.latents if plate is None or plate not in self.graph.sites[name].plates]
-        return {name: self.take_copies(name, found[name], indices) for name in outside}
-
     # --- runs
 
     def run(
@@ -527,110 +430,6 @@ class Setup:
     def given(self, params: Mapping[str, Any], found: Mapping[str, Array]) -> tuple[Any, Any]:
         """Rows and encodings for :meth:`run`, from those of :meth:`full_encodings`."""
         return (None, found) if self.encodes else (found, None)
-
-    def log_q(self, params: dict, values: dict, dynamic: list, indices: dict) -> Array:
-        """Log-density of the guide, for values with a leading axis."""
-        args, kwargs = self.arguments(dynamic)
-        rows, encodings = self.given(params, self.full_encodings(params, dynamic, indices))
-
-        def one(values: dict) -> Array:
-            family = self.run(params, rows, encodings, args, kwargs, indices, values=values)
-            return sum((jnp.sum(term.log_q) for term in family.terms.values()), jnp.zeros(()))
-
-        return jax.vmap(one)(values)
-
-    # --- all copies, row by row
-
-    def rows_of(
-        self, params: Mapping[str, Any], dynamic: list, indices: Mapping[str, Array], chunk_size: int | None
-    ) -> tuple[Callable[[Array, Array | None], Family], str | None]:
-        """A function of a key and an index that runs the model on one copy of the row plate, and all of the others.
-
-        Draws inside the row plate depend on the key and the index, those outside on the key alone. So all copies can
-        be visited in chunks of any size with the same result.
-        """
-        args, kwargs = self.arguments(dynamic)
-        plate = self.row_plate
-        outer = self.outer_encodings(params, dynamic, indices, chunk_size) if self.encodes else {}
-
-        def run(key: Array, n: Array | None) -> Family:
-            chosen = dict(indices) if plate is None or n is None else {**indices, plate: n[None]}
-            inside = [k for k in self.latents if plate in self.graph.sites[k].plates]
-            outside = [k for k in self.latents if k not in inside]
-            noise = self.draw_noise(key, chosen, outside) if outside else {}
-            if inside and n is not None:
-                noise |= self.draw_noise(jax.random.fold_in(key, n + 1), chosen, inside)
-            if not self.encodes:
-                return self.run(params, self.take_rows(params, chosen), None, args, kwargs, chosen, noise=noise)
-            found = dict(outer)
-            if plate is not None and n is not None:
-                own = self.encode(params[self.encoder_name], args, kwargs, {**self.all_indices({}), plate: n[None]})
-                found.update({name: self.take_copies(name, own[name], indices, but=plate) for name in inside})
-            return self.run(params, None, found, args, kwargs, chosen, noise=noise)
-
-        return run, plate
-
-    def posterior(
-        self,
-        key: Array,
-        params: dict,
-        args: tuple,
-        kwargs: dict,
-        n: int,
-        indices: dict,
-        chunk_size: Any,
-        quantiles: tuple[float, ...] | None,
-        shape: tuple[int, ...] = (),
-    ) -> dict[str, Array]:
-        """Some draws of all copies, or their quantiles."""
-        full = self.all_indices(indices)
-        plate = self.row_plate
-        if chunk_size == "auto":
-            sites = [self.graph.sites[name] for name in self.latents]
-            total = sum(math.prod((*self.graph.batch_shape(site.plates), *site.event_shape)) for site in sites)
-            per_row = n * total // (self.graph.plates[plate].size if plate else 1)
-            chunk_size = max(1, 2**22 // max(per_row, 1)) if plate else None
-        elif chunk_size is not None:
-            chunk_size = check_positive_int(chunk_size, "chunk_size")
-            if plate is None:
-                raise ValueError("chunk_size: the model has no plate whose copies are independent given the rest")
-
-        def draw(key: Array, params: dict, dynamic: list, full: dict) -> dict[str, Array]:
-            run, plate = self.rows_of(params, dynamic, full, chunk_size)
-            keys = jax.random.split(key, n)
-
-            def row(i: Array | None) -> dict[str, Array]:
-                draws = jax.vmap(lambda key: run(key, i).samples)(keys)
-                if quantiles is None:
-                    return draws
-                levels = jnp.asarray(quantiles)
-                return {
-                    k: jnp.quantile(x, levels, axis=0).astype(x.dtype).reshape(*shape, *x.shape[1:])
-                    for k, x in draws.items()
-                }
-
-            if plate is None:
-                return row(None)
-            inside = [k for k in self.latents if plate in self.graph.sites[k].plates]
-            once = row(full[plate][0])
-            out = {k: x for k, x in once.items() if k not in inside}
-            if inside:
-                local = map_rows(lambda i: {k: row(i)[k] for k in inside}, full[plate], chunk_size)
-                for k, x in local.items():
-                    axis = x.ndim + self.graph.plates[plate].dim - len(self.graph.sites[k].event_shape)
-                    # The copy's own axis has length 1: the rows take its place.
-                    out[k] = jnp.moveaxis(x.squeeze(axis), 0, axis - 1)
-            return {k: out[k] for k in self.latents}
-
-        name = ("posterior", n, chunk_size, quantiles, shape)
-        return self.program(name, draw)(key, params, self.dynamic(args, kwargs), full)
-
-
-def map_rows(row: Callable, rows: Array, chunk_size: int | None) -> Any:
-    """Rows at once, or in chunks."""
-    if chunk_size is None or chunk_size >= len(rows):
-        return jax.vmap(row)(rows)
-    return jax.lax.map(row, rows, batch_size=chunk_size)
 
 
 def _fold(key: Array, name: str) -> Array:

@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 import numpy as np
+from numpyro.infer import init_to_value
+from scipy.cluster.vq import kmeans
 from scipy.optimize import linear_sum_assignment
 
 from gyri.reproduce import Claim, Data, Result, experiment
@@ -26,13 +28,21 @@ def match(truth: np.ndarray, found: np.ndarray) -> np.ndarray:
     return linear_sum_assignment(((truth[:, None] - found[None]) ** 2).sum(-1))[1]
 
 
+def start_at_clusters(x: np.ndarray, n_networks: int, seed: int) -> Any:
+    """Start the networks, and those of each subject and session, at the clusters of all profiles (best of 10 runs)."""
+    centres = kmeans(x.reshape(-1, x.shape[-1]).astype(float), n_networks, iter=10, seed=seed)[0]
+    centres = centres[:, None, None, None].astype(x.dtype)
+    return init_to_value(values=dict.fromkeys(("mu", "mu_subject", "mu_session"), centres))
+
+
 def parcellate(setting: tuple[str, int]) -> dict[str, Any]:
     """Recovery of networks and labels for one simulated data set."""
     scale, seed = setting
     sizes, n_networks, b, steps = SIZES[scale]
     latents, x, labels = simulate_ms_hbm(seed, *sizes, n_networks=n_networks, labels="free")
     model = partial(ms_hbm, n_networks=n_networks, labels="free", log_ranges=NARROW)
-    guide = AutoPAVI(model, encoding_size=16, subsample_sizes={"subjects": b})
+    clusters = start_at_clusters(np.asarray(x), n_networks, seed)
+    guide = AutoPAVI(model, encoding_size=16, subsample_sizes={"subjects": b}, init_loc_fn=clusters)
     result = fit(guide, jax.random.key(seed), steps, x, progress_bar=False)
     draws = guide.sample_posterior(jax.random.key(seed), result.params, x, sample_shape=(20,))
     truth, found = np.asarray(latents["mu"])[:, 0, 0, 0], np.asarray(draws["mu"].mean(0))[:, 0, 0, 0]
