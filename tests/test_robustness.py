@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from gyri import augnet, cadda, dripp, hnpe, nystagmus, saba, shine, tv, unrolled
+from gyri import augnet, cadda, dripp, hnpe, nystagmus, pavi, saba, shine, tv, unrolled
+from gyri.pavi.models import gre
 
 RNG = np.random.default_rng(0)
 DRAW = lambda *shape: RNG.standard_normal(shape).astype(np.float32)
@@ -84,6 +85,15 @@ def minimize_ridge(x):
     return saba.minimize(saba.soba(inner, outer, batch_size=4), *start, {"x": x}, {"x": ROWS}, num_steps=3).z
 
 
+@functools.cache
+def guide():
+    return pavi.AutoPAVI(gre, encoding="data", hidden=(4,), encoding_size=2, subsample_sizes={"groups": 2})
+
+
+def fit_groups(x):
+    return pavi.fit(guide(), 0, 3, x, num_particles=1, progress_bar=False).losses
+
+
 WINDOWS, ROWS, THETA, ATOMS = DRAW(8, 1, 10), DRAW(8, 3), DRAW(20, 2), DRAW(4, 8)
 OPERATOR = DRAW(5, 8)
 EVENTS = np.sort(RNG.uniform(1, 19, 30)).astype(np.float32)
@@ -133,6 +143,7 @@ DOORS = {
     "augnet.AugNetClassifier": Door("X", WINDOWS, fit_augnet, lambda m: m.predict_proba(WINDOWS), (8,)),
     "hnpe.HNPE": Door("x", DRAW(20, 1), train_hnpe, wrong=()),
     "hnpe.log_psd": Door("x", DRAW(2, 64), lambda x: hnpe.log_psd(x, 9), wrong=(), legal=("empty", "nan", "inf")),
+    "pavi.fit": Door("x", DRAW(4, 3, 2), fit_groups, speaks="'x'"),
     "saba.minimize": Door("inner_data", ROWS, minimize_ridge, wrong=(), legal=("complex",)),
 }  # fmt: skip
 FITTED = [name for name, door in DOORS.items() if name.rpartition(".")[2][0].isupper() and name != "hnpe.HNPE"]

@@ -380,11 +380,17 @@ def test_bad_models(data, model, options, match):
 
 def test_bad_data(data):
     guide = AutoPAVI(gre, **SMALL)
-    with pytest.raises(ValueError, match="NaN outside its mask"):
+    with pytest.raises(ValueError, match="NaN or infinity outside its mask"):
         handlers.seed(guide, 0)(data.at[0, 0, 0].set(jnp.nan))
-    with pytest.raises(ValueError, match="NaN outside its mask"):
+    with pytest.raises(ValueError, match="NaN or infinity outside its mask"):
         fit(AutoPAVI(gre, **SMALL), 0, 2, data.at[0, 0, 0].set(jnp.nan), progress_bar=False)
-    with pytest.raises(ValueError, match="argument is empty"):
+    with pytest.raises(ValueError, match="NaN or infinity outside its mask"):
+        fit(AutoPAVI(gre, **SMALL), 0, 2, data.at[0, 0, 0].set(jnp.inf), progress_bar=False)
+    fine = AutoPAVI(gre, **SMALL)
+    fit(fine, 0, 0, data, progress_bar=False)
+    with pytest.raises(ValueError, match="NaN or infinity outside its mask"):  # other data of the same shape
+        fit(fine, 0, 0, data.at[0, 0, 0].set(jnp.nan), progress_bar=False)
+    with pytest.raises(ValueError, match="x: expected data, got an empty array"):
         fit(AutoPAVI(looks_out, **SMALL), 0, 2, data[:0], progress_bar=False)
     mask = jnp.ones((6, 4), bool).at[0, 0].set(False)
     assert np.isfinite(fit(guide, 0, 2, data.at[0, 0, 0].set(jnp.nan), mask, progress_bar=False).losses).all()

@@ -76,8 +76,8 @@ class AutoPAVI(AutoGuide):
         An unknown option, an encoding without entries. At the first call: an unknown plate or a bad size in
         `subsample_sizes`, a discrete latent, a batch dimension that is no plate, a parent in a plate that its child is
         not in, ``encoding="data"`` without observations, ``dependence="prior"`` with a law that cannot be
-        reparameterised, data that do not follow the plates' indices, data with NaN outside their masks, empty data,
-        free encodings of another number of copies.
+        reparameterised, data that do not follow the plates' indices, data that are not finite outside their masks,
+        empty data, free encodings of another number of copies.
     ImportError
         ``flow="maf"`` or ``"spline"`` without flowjax.
 
@@ -170,7 +170,8 @@ class AutoPAVI(AutoGuide):
             Site to draw, constrained, in the shape that the model gives it on the reduced plates.
         """
         setup = self.setup(args, kwargs)
-        setup.check_data(args, kwargs)
+        if not setup.checked:
+            setup.check_data(args, kwargs)
         key = numpyro.prng_key()
         index_key, init_key = jax.random.split(as_key(0) if key is None else key)
         indices = {

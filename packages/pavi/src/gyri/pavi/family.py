@@ -248,6 +248,8 @@ class Reader(FixPlates):
     def _read(self, name: str, fn: Any, value: Array) -> None:
         plates = self.setup.graph.sites[name].plates
         batch, n_event = tuple(fn.batch_shape), len(fn.event_shape)
+        if jnp.iscomplexobj(value):
+            raise ValueError(f"model: observed site {name!r} is complex, expected real numbers")
         value = jnp.broadcast_to(value, (*batch, *fn.event_shape))
         _, mask = unmask(fn)
         mask = jnp.broadcast_to(True if mask is None else mask, batch)

@@ -1,5 +1,6 @@
 """What a guide knows of a model on arguments of given shapes: sizes, parameters, encodings, compiled programs."""
 
+import inspect
 import math
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -25,6 +26,20 @@ def _is_dynamic(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array | np.ndarray)
 
 
+def _check_arrays(model: Callable, args: tuple, kwargs: dict) -> None:
+    """Refuse arguments that are no data, by their names."""
+    for (kind, place, *_), leaf in jax.tree_util.tree_leaves_with_path((args, kwargs)):
+        if not _is_dynamic(leaf):
+            continue
+        parameters = list(inspect.signature(model).parameters)
+        positional = kind.idx == 0 and place.idx < len(parameters)
+        name = parameters[place.idx] if positional else getattr(place, "key", "model: an argument")
+        if leaf.dtype.kind in "OSUMm":
+            raise ValueError(f"{name}: expected numbers, got an array of {leaf.dtype}")
+        if leaf.size == 0:
+            raise ValueError(f"{name}: expected data, got an empty array of shape {leaf.shape}")
+
+
 def signature_of(tree: Any) -> Any:
     """Shapes of a tree's arrays and the values of all else: what a compiled program depends on."""
     leaves, treedef = jax.tree.flatten(tree)
@@ -47,12 +62,10 @@ class Setup:
     def __init__(self, guide: "AutoPAVI", args: tuple, kwargs: dict) -> None:
         self.guide = guide
         self.programs: dict[Any, Any] = {}
-        self._checked = False
+        self.checked = False  # the data of one call; a fit looks at its own each time
         leaves, self._treedef = jax.tree.flatten((args, kwargs))
         self._static = [None if _is_dynamic(leaf) else leaf for leaf in leaves]
-        for leaf in leaves:
-            if _is_dynamic(leaf) and leaf.size == 0:
-                raise ValueError(f"model: an argument is empty, its shape is {leaf.shape}")
+        _check_arrays(guide.model, args, kwargs)
         whole = trace_model(guide.model, args, kwargs)
         self.sizes = self._find_sizes(whole, args, kwargs)
         self.model_params = whole.params
@@ -212,26 +225,30 @@ class Setup:
     # --- data
 
     def check_data(self, args: tuple, kwargs: dict) -> None:
-        """Refuse NaN outside the masks, once, where the data are concrete."""
-        if self._checked or any(isinstance(leaf, jax.core.Tracer) for leaf in self.dynamic(args, kwargs)):
+        """Refuse NaN and infinity outside the masks, where the data are concrete."""
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in self.dynamic(args, kwargs)):
             return
         # Data that come by a function are read only where it is asked for a few.
         big = any(callable(leaf) for leaf in self._static)
         sizes = self.sizes if big else {name: plate.size for name, plate in self.graph.plates.items()}
 
-        def find_nan(dynamic: list) -> dict[str, Array]:
+        def find_bad(dynamic: list) -> dict[str, Array]:
             args, kwargs = self.arguments(dynamic)
             obs, masks = self.read(args, kwargs, {name: jnp.arange(n) for name, n in sizes.items()})
-            return {name: (jnp.isnan(x).any(-1) & masks[name]).any() for name, x in obs.items() if x.dtype.kind == "f"}
+            return {
+                name: (~jnp.isfinite(x).all(-1) & masks[name]).any() for name, x in obs.items() if x.dtype.kind == "f"
+            }
 
         with handlers.block():
-            found = self.program("check", find_nan)(self.dynamic(args, kwargs))
+            found = self.program("check", find_bad)(self.dynamic(args, kwargs))
         if any(isinstance(bad, jax.core.Tracer) for bad in found.values()):
             return  # concrete data, but inside of a function that is being traced
         for name, bad in found.items():
             if bad:
-                raise ValueError(f"model: observed site {name!r} has NaN outside its mask; mask it by `handlers.mask`")
-        self._checked = True
+                raise ValueError(
+                    f"model: observed site {name!r} has NaN or infinity outside its mask; mask it by `handlers.mask`"
+                )
+        self.checked = True
 
     def read(self, args: tuple, kwargs: dict, indices: Mapping[str, Array]) -> tuple[dict, dict]:
         """Observations and masks as encoders see them: an axis a plate, then the event flattened."""
