@@ -18,9 +18,10 @@ from .autoguide import AutoPAVI
 from .bound import reduced_elbo
 from .setup import Setup, unraveller
 
-_LEARNING_RATE = 2e-2
-_ROW_RATE = 4.0  # of the rows' learning rate: each is drawn at few of the steps
-_LAST = 1e-3
+# Learning rates at the start and at the end, as measured best for each kind of encodings: all weights of an encoder
+# learn from every step; rows are drawn at few of the steps, and what they tell must not have stopped moving by then.
+_RATE = {True: (2e-2, 2e-5), False: (1e-2, 1e-4)}
+_ROW_RATE = (4e-2, 4e-4)
 _CLIP = 100.0
 _B2 = 0.99  # of Adam: gradients fall by orders of magnitude during a fit
 
