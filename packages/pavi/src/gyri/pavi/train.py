@@ -125,6 +125,11 @@ def fit(
     FloatingPointError
         The loss is not finite; names the step.
 
+    Notes
+    -----
+    NumPyro's handlers share one stack in a process: run fits, as all that traces a NumPyro model, from one thread at a
+    time.
+
     References
     ----------
     Rouillard, Le Bris, Moreau, Wassermann (2023), PAVI: plate-amortized variational inference, TMLR.
