@@ -473,7 +473,13 @@ def _draw(network: PyTree, key: Array, noise_dim: int) -> tuple[Array, Array, Ar
 
 
 def hmc(
-    key: Array, log_prob: Callable, start: Array, step_size: Array, num_burn_in: int, num_kept: int, num_leapfrog: int
+    key: Array,
+    log_prob: Callable,
+    start: Array,
+    step_size: Array | float,
+    num_burn_in: int,
+    num_kept: int,
+    num_leapfrog: int,
 ) -> tuple[Float[Array, "num_kept dim"], Array]:
     """Hamiltonian Monte Carlo with a unit mass.
 
