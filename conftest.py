@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-
 STARTED = time.monotonic()
 SECONDS = float(os.environ.get("GYRI_TESTS_SECONDS", "inf"))
 
