@@ -129,11 +129,10 @@ def test_mean_of_the_exponential_of_the_bound_is_the_evidence(reverse):
     assert np.log(weights.mean()) + values.max() == pytest.approx(exact_crossed(x), abs=4.5 * error + 2e-3)
 
 
-@pytest.mark.parametrize("reverse", ["gaussian", "prior"])
-def test_reaches_the_evidence_of_random_effects_and_never_beats_it(reverse):
+def test_reaches_the_evidence_of_random_effects_and_never_beats_it():
     _, x = models.simulate_gre(0, 4, 3, 1, scales=SCALES)
     model = lambda x: models.gre(x, scales=SCALES)
-    guide = AutoCascadingFlow(model, auxiliary_size=4, reverse=reverse)
+    guide = AutoCascadingFlow(model, auxiliary_size=4)
     params = train(model, guide, 1500, 16, 2e-2, x)
     values = particles(model, guide, params, jax.random.key(1), 5000, x)
     gap = float(models.gre_log_evidence(x, scales=SCALES) - values.mean())
