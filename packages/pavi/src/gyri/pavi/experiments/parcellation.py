@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpyro.infer import init_to_value
 from scipy.cluster.vq import kmeans
@@ -31,7 +32,7 @@ def match(truth: np.ndarray, found: np.ndarray) -> np.ndarray:
 def start_at_clusters(x: np.ndarray, n_networks: int, seed: int) -> Any:
     """Start the networks, and those of each subject and session, at the clusters of all profiles (best of 10 runs)."""
     centres = kmeans(x.reshape(-1, x.shape[-1]).astype(float), n_networks, iter=10, seed=seed)[0]
-    centres = centres[:, None, None, None].astype(x.dtype)
+    centres = jnp.asarray(centres[:, None, None, None], x.dtype)
     return init_to_value(values=dict.fromkeys(("mu", "mu_subject", "mu_session"), centres))
 
 
