@@ -53,6 +53,9 @@ def draw_curves(curves: Mapping[str, tuple[Any, Any]], xlabel: str, ylabel: str,
         ax.fill_between(x, values.min(0), values.max(0), color=f"C{k}", alpha=0.15, linewidth=0)
         ax.plot(x, np.median(values, 0), "o-", color=f"C{k}", label=label, markersize=4)
     ax.set(xlabel=xlabel, ylabel=ylabel, **axes)
+    places = sorted({place for x, _ in curves.values() for place in x})
+    ax.set_xticks(places, [f"{place:,}" for place in places])
+    ax.minorticks_off()
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False)
     return figure
