@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, ScalarLike
 
 from .relax import relaxed_bernoulli
-from .validation import check_option
+from .validation import check_option, import_extra
 
 Signals = Float[Any, "*batch n_channels n_times"]  # NumPy's or JAX's; results are JAX's
 PerExample = Float[Any, "..."] | ScalarLike
