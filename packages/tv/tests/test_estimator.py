@@ -195,10 +195,10 @@ def test_bad_options(signals, options, message):
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (np.zeros(5), "x: expected 2 axes"),
+        (np.zeros(5), "X: expected 2 axes"),
         (np.zeros((2, 6)), r"A: expected shape \(6, k\)"),
-        (np.full((2, 5), np.nan), "x: expected finite"),
-        (np.zeros((0, 5)), "x: expected at least one entry"),
+        (np.full((2, 5), np.nan), "X: expected finite"),
+        (np.zeros((0, 5)), "X: expected at least one entry"),
     ],
 )
 def test_bad_signals(signals, fitted, x, message):
