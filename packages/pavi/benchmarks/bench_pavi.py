@@ -130,7 +130,7 @@ def cost(quick: bool) -> None:
 def by_hand(x: Any, steps: int) -> Any:
     """The same estimator and optimizer for PAVI-F, written out for this model."""
     n, _, dim = x.shape
-    flow, adam = affine((32, 32), scale=0.1), optax.scale_by_adam()
+    flow, adam = affine((32, 32), scale=0.1), optax.scale_by_adam(b2=0.99)
     keys = jax.random.split(jax.random.key(0), 4)
     dense = {"mu": flow.init(keys[0], dim, 8), "theta": flow.init(keys[1], dim, 8 + dim), "e": jnp.zeros(8)}
     flat, unravel = jax.flatten_util.ravel_pytree(dense)
