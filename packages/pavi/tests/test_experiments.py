@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gyri.pavi.experiments import convergence, expressivity, parcellation, random_effects
+from gyri.pavi.experiments import convergence, expressivity, parcellation, peers, random_effects
 from gyri.reproduce.registry import find_experiments
 
 
@@ -28,7 +28,7 @@ def test_every_experiment_is_registered():
     found = find_experiments(["pavi"])
     assert not found.broken
     names = {experiment.name for experiment in found}
-    assert names == {"convergence", "encoding_size", "expressivity", "parcellation", "scaling", "stochastic"}
+    assert names == {"convergence", "encoding_size", "expressivity", "parcellation", "peers", "scaling", "stochastic"}
     assert all(experiment.description and experiment.figure for experiment in found)
 
 
@@ -95,6 +95,28 @@ def test_bounds_are_finite(method):
 def test_gaps_are_positive(method):
     rows = random_effects.scaling_of(("quick", 0, method))
     assert rows.shape == (2, 3) and (rows > 0).all()
+
+
+@pytest.mark.parametrize("method", ["PAVI-E", "whole-space normal", "UIVI"])
+def test_gaps_of_other_families_are_positive(method, monkeypatch):
+    monkeypatch.setitem(peers.PEERS, "quick", ((method,), (4,), 2, 10, 1))
+    ((gap, seconds, weights, temporary),) = peers.peer_of(("quick", 0, method))
+    assert gap > 0 and seconds > 0 and weights > 0
+    assert np.isnan(temporary) if method == "UIVI" else temporary > 0
+
+
+def test_other_families_are_compared(monkeypatch):
+    monkeypatch.setitem(peers.PEERS, "quick", (peers.METHODS, (4, 8), 2, 10, 2))
+    sweep = lambda function, items: [np.full((2, 4), 1.0 + peers.METHODS.index(item[2])) for item in items]
+    result = peers.peers("quick", 0, sweep)
+    found = {claim.quantity: claim.measured for claim in result.claims}
+    assert found["least gap of all, G = 8"] == 1.0 and found["UIVI: gap per group, G = 8"] == len(peers.METHODS)
+    assert set(result.figures) == {"Quality", "Gap per group", "Time", "Weights", "Memory"}
+
+
+def test_locally_enhanced_bound_is_below_the_evidence():
+    gap, seconds = convergence.semi_dais(0, (6, 5, 2), 2, 10)
+    assert gap > 0 and seconds > 0
 
 
 def test_networks_are_matched():

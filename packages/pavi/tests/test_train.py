@@ -124,7 +124,7 @@ def test_lazy_adam_is_adam_with_each_rows_own_count(data):
         return -reduced_elbo(setup, params, rows, draw_key, [data], indices, 8, jnp.ones(()))
 
     for i in range(2):
-        index_key, draw_key = jax.random.split(jax.random.fold_in(key, i))
+        index_key, draw_key = (jax.random.fold_in(key, 2 * i + j) for j in (0, 1))
         indices = setup.draw_indices(index_key)
 
         gradient = gradient_of(params, indices, draw_key)

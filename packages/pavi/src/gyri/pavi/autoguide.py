@@ -136,6 +136,7 @@ class AutoPAVI(AutoGuide):
         self.init_scale = check_scalar(init_scale, "init_scale", minimum=0, strict=True)
         scale = 1.0 if dependence == "prior" else self.init_scale
         self._builtin_flow = isinstance(flow, str)
+        self._builtin = isinstance(flow, str) and isinstance(encoder, str)
         if isinstance(flow, str):
             check_option(flow, "flow", ("affine", "maf", "spline"))
             flow = getattr(flows, flow)(self.hidden, scale=scale)

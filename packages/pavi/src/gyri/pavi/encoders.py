@@ -15,7 +15,7 @@ from jaxtyping import Array, PyTree
 
 from gyri.numerics.validation import check_positive_int
 
-from .flows import apply_mlp, init_kernels, mlp_of
+from .flows import Source, apply_mlp, init_kernels, mlp_of, split_key
 from .plates import PlateGraph
 
 Tokens = dict[tuple[str, tuple[int, ...]], tuple[Array, Array]]
@@ -82,7 +82,7 @@ def deepset(hidden: Sequence[int] = (32,)) -> SetEncoder:
     """
     hidden = tuple(hidden)
 
-    def init(key: Array, size: int) -> PyTree:
+    def init(key: Source, size: int) -> PyTree:
         psi, rho = _init_maps(key, [(size, *hidden, size), (size + 1, *hidden, size)])
         return {"psi": psi, "rho": rho}
 
@@ -146,7 +146,7 @@ def attention(
 
         return eqx.filter_eval_shape(build, jax.random.key(0), size)
 
-    def init(key: Array, size: int) -> PyTree:
+    def init(key: Source, size: int) -> PyTree:
         return {"transformer": _draw_weights(key, shapes_of(size)), "seed": jnp.zeros(size)}
 
     def apply(params: PyTree, tokens: Array, valid: Array, log_count: Array) -> Array:
@@ -167,7 +167,7 @@ def attention(
     return _make_encoder(_SetFunction(init, apply), tuple(hidden))
 
 
-def _draw_weights(key: Array, shapes: Any) -> list[Array]:
+def _draw_weights(key: Source, shapes: Any) -> list[Array]:
     """Arrays of a module of which only the shapes are known, from one draw: Equinox's own start takes one a layer."""
     import equinox as eqx
 
@@ -248,7 +248,7 @@ def _set_transformer(key: Array, size: int, n_heads: int, key_size: int, n_induc
     return SetTransformer(key)
 
 
-def _init_maps(key: Array, sizes: Sequence[tuple[int, ...]]) -> list[PyTree]:
+def _init_maps(key: Source, sizes: Sequence[tuple[int, ...]]) -> list[PyTree]:
     """For each tuple of sizes a network and a linear map from its first to its last."""
     shapes = [pair for sz in sizes for pair in (*pairwise(sz), (sz[0], sz[-1]))]
     kernels = iter(init_kernels(key, shapes))
@@ -275,12 +275,12 @@ def _levels(own: tuple[int, ...], target: tuple[int, ...]) -> list[tuple[int, ..
 def _make_encoder(set_function: _SetFunction, hidden: tuple[int, ...]) -> SetEncoder:
     """Level by level: embed each observation, then sum up plate after plate, the innermost first."""
 
-    def init(key: Array, graph: PlateGraph, encoding_size: int) -> PyTree:
+    def init(key: Source, graph: PlateGraph, encoding_size: int) -> PyTree:
         position = {name: i for i, name in enumerate(graph.plates)}
         place = lambda plates: tuple(sorted(position[name] for name in plates))
         targets = sorted({place(site.plates) for site in graph.sites.values() if not site.observed})
         observed = [name for name, site in graph.sites.items() if site.observed]
-        keys = iter(jax.random.split(key, 1 + len(targets) + len(observed) * (1 + 2 ** len(position))))
+        keys = iter(split_key(key, 1 + len(targets) + len(observed) * (1 + 2 ** len(position))))
         sites: dict[str, Any] = {}
         for name in observed:
             own = place(graph.sites[name].plates)

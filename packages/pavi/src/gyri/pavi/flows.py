@@ -47,9 +47,40 @@ class ConditionalFlow(NamedTuple):
     inverse: Callable[..., tuple[Array, Array]]
 
 
-def init_kernels(key: Key[Array, ""], shapes: Sequence[tuple[int, int]]) -> list[Array]:
-    """Normal matrices of variance 1 / rows, from one draw: each call of a generator takes long to compile."""
-    numbers = jax.random.normal(key, (sum(m * n for m, n in shapes),))
+class Normals:
+    """Normal numbers of one draw, which `init_kernels` and `split_key` take in place of a key.
+
+    Each call of a generator takes long to compile: many networks start from one.
+    """
+
+    def __init__(self, values: Array | None = None) -> None:
+        self.values, self.used = values, 0
+
+    def take(self, n: int) -> Array:
+        """The next n numbers; zeros if they are only being counted."""
+        first, self.used = self.used, self.used + n
+        return jnp.zeros(n) if self.values is None else self.values[first : self.used]
+
+
+Source = Array | Normals
+
+
+def draw_at_once(key: Key[Array, ""], init: Callable[[Any], PyTree]) -> PyTree:
+    """``init(key)`` of networks whose numbers come from `init_kernels` only, all from one draw."""
+    counted = Normals()
+    jax.eval_shape(lambda: init(counted))
+    return init(Normals(jax.random.normal(key, (counted.used,))))
+
+
+def split_key(key: Source, n: int) -> Any:
+    """As many keys; the same numbers again, which go on where they are, if it is no key."""
+    return [key] * n if isinstance(key, Normals) else jax.random.split(key, n)
+
+
+def init_kernels(key: Source, shapes: Sequence[tuple[int, int]]) -> list[Array]:
+    """Normal matrices of variance 1 / rows, from one draw."""
+    size = sum(m * n for m, n in shapes)
+    numbers = key.take(size) if isinstance(key, Normals) else jax.random.normal(key, (size,))
     parts = jnp.split(numbers, np.cumsum([m * n for m, n in shapes])[:-1])
     return [part.reshape(m, n) / np.sqrt(max(m, 1)) for part, (m, n) in zip(parts, shapes, strict=True)]
 
@@ -98,7 +129,7 @@ def affine(hidden: Sequence[int] = (32, 32), *, scale: float = 1.0, triangular: 
     scale = check_scalar(scale, "scale", minimum=0, strict=True)
     log_scale = float(np.log(scale))
 
-    def init(key: Array, dim: int, cond_dim: int) -> PyTree:
+    def init(key: Source, dim: int, cond_dim: int) -> PyTree:
         n_out = 2 * dim + (dim * (dim - 1) // 2 if triangular else 0)
         # Without a condition a network would be a detour to a constant.
         sizes = (cond_dim, *hidden) if cond_dim else (0,)
@@ -188,8 +219,8 @@ def chain(flows: Sequence[ConditionalFlow]) -> ConditionalFlow:
     if not flows:
         raise ValueError("flows: expected at least one flow, got none")
 
-    def init(key: Array, dim: int, cond_dim: int) -> PyTree:
-        keys = jax.random.split(key, len(flows))
+    def init(key: Source, dim: int, cond_dim: int) -> PyTree:
+        keys = split_key(key, len(flows))
         return [flow.init(k, dim, cond_dim) for flow, k in zip(flows, keys, strict=True)]
 
     def forward(params: PyTree, u: Array, c: Array) -> tuple[Array, Array]:
@@ -321,7 +352,7 @@ def _autoregressive(kind: str, hidden: Sequence[int], n_knots: int, interval: fl
                 layers[sizes] = split(build(jax.random.key(0), *sizes))
         return layers[sizes]
 
-    def init(key: Array, dim: int, cond_dim: int) -> PyTree:
+    def init(key: Source, dim: int, cond_dim: int) -> PyTree:
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(layer_of(dim, cond_dim)[0])]
         drawn = [leaf.ndim == 2 and leaf.any() for leaf in leaves]  # not the last layer, which is zero
         kernels = iter(init_kernels(key, [leaf.shape[::-1] for leaf, d in zip(leaves, drawn, strict=True) if d]))

@@ -459,13 +459,14 @@ def _fold_many(key: Array, name: str, shape: tuple[int, ...]) -> Array:
     return jax.random.split(key, shape) if shape else key
 
 
-def unraveller(shapes: PyTree) -> Callable[[Array], PyTree]:
+def unraveller(shapes: PyTree) -> Callable[[Array | np.ndarray], PyTree]:
     """From a vector (of `ravel_pytree`) back to a pytree of these shapes; its transpose is one concatenation."""
     leaves, treedef = jax.tree.flatten(shapes)
     sizes = [math.prod(leaf.shape) for leaf in leaves]
 
-    def unravel(vector: Array) -> PyTree:
-        parts = jax.lax.split(vector, sizes)
+    def unravel(vector: Array | np.ndarray) -> PyTree:
+        on_host = isinstance(vector, np.ndarray)
+        parts: Any = np.split(vector, np.cumsum(sizes)[:-1]) if on_host else jax.lax.split(vector, sizes)
         pairs = zip(parts, leaves, strict=True)
         return jax.tree.unflatten(treedef, [part.reshape(leaf.shape).astype(leaf.dtype) for part, leaf in pairs])
 

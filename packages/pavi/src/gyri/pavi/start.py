@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 _TABLE_SCALE = 0.1  # of the encodings: copies must differ for the flow to learn to tell them apart
 
 
-def flow_params(setup: "Setup", key: Array, name: str, loc: Array | None = None, slope: Array | None = None) -> PyTree:
+def flow_params(
+    setup: "Setup", key: flows.Source, name: str, loc: Array | None = None, slope: Array | None = None
+) -> PyTree:
     """Weights of a site's flow that starts at `loc`, plus `slope` times the first entries of its encoding."""
     params = setup.guide.flow.init(key, setup.graph.sites[name].unconstrained_size, setup.condition_size(name))
     return params if loc is None else flows.set_location(params, loc, slope)
@@ -30,38 +32,52 @@ def guide_params(setup: "Setup", key: Array, dynamic: list) -> dict[str, Any]:
     """Parameters of the guide."""
     guide, sites = setup.guide, setup.graph.sites
     args, kwargs = setup.arguments(dynamic)
-    keys = iter(jax.random.split(key, 3 + len(setup.latents)))  # at once: each call takes long to compile
-    locs = _locations(setup, next(keys), args, kwargs)
-    encoder_key, table_key = next(keys), next(keys)
+    loc_key, table_key, own_key = jax.random.split(key, 3)
+    locs = _locations(setup, loc_key, args, kwargs)
     batches = {name: setup.graph.batch_shape(sites[name].plates) for name in setup.latents}
+    if not guide.amortize:
+        return _unshared(setup, own_key, batches, locs)
     params: dict[str, Any] = {}
-    if guide.amortize:
-        tables = {} if setup.encodes else _tables(table_key, batches, guide.encoding_size)
+    starts: dict[str, tuple] = {}  # of each site: mean and slope
+    tables = {} if setup.encodes else _tables(table_key, batches, guide.encoding_size)
+    for name, loc in locs.items():
+        dim, slope = loc.shape[-1], None
+        mean = loc.reshape(-1, dim).mean(0)
+        if name in tables and dim <= guide.encoding_size and loc.size > dim:
+            # Copies that start apart: the encodings hold where, in units of their spread.
+            slope = jnp.sqrt(jnp.mean((loc - mean) ** 2))
+            apart = (loc - mean) / jnp.where(slope > 0, slope, 1)
+            tables[name] = tables[name].at[..., :dim].add(apart)
+        starts[name] = mean, slope
+    for name, table in tables.items():
+        params[f"{name}_{guide.prefix}_encoding"] = table
+
+    units = _units(setup, args, kwargs) if setup.encodes else {}
+
+    def networks(key: Any) -> dict[str, Any]:
+        keys = iter(flows.split_key(key, 1 + len(setup.latents)))
+        made = {}
         for name in setup.latents:
-            loc = locs.get(name)
-            mean = slope = None
-            if loc is not None:
-                dim = loc.shape[-1]
-                mean = loc.reshape(-1, dim).mean(0)
-                if name in tables and dim <= guide.encoding_size and loc.size > dim:
-                    # Copies that start apart: the encodings hold where, in units of their spread.
-                    slope = jnp.sqrt(jnp.mean((loc - mean) ** 2))
-                    apart = (loc - mean) / jnp.where(slope > 0, slope, 1)
-                    tables[name] = tables[name].at[..., :dim].add(apart)
-            if name in tables:
-                params[f"{name}_{guide.prefix}_encoding"] = tables[name]
-            params[setup.flow_name(name)] = flow_params(setup, next(keys), name, mean, slope)
-    else:
-        for name in setup.latents:
-            n, loc = math.prod(batches[name]), locs.get(name)
-            own = None if loc is None else jnp.broadcast_to(loc, (*batches[name], loc.shape[-1])).reshape(n, -1)
-            make = lambda key, loc, name=name: ravel_pytree(flow_params(setup, key, name, loc))[0]
-            rows = jax.vmap(make, (0, None if own is None else 0))(jax.random.split(next(keys), n), own)
-            params[setup.flow_name(name)] = rows.reshape(*batches[name], -1)
-    if setup.encodes:
-        seen = {name: site for name, site in sites.items() if name in (*setup.latents, *setup.observed)}
-        network = guide.encoder.init(encoder_key, setup.graph._replace(sites=seen), guide.encoding_size)
-        params[setup.encoder_name] = {"data": _units(setup, args, kwargs), "network": network}
+            made[setup.flow_name(name)] = flow_params(setup, next(keys), name, *starts.get(name, ()))
+        if setup.encodes:
+            seen = {name: site for name, site in sites.items() if name in (*setup.latents, *setup.observed)}
+            network = guide.encoder.init(next(keys), setup.graph._replace(sites=seen), guide.encoding_size)
+            made[setup.encoder_name] = {"data": units, "network": network}
+        return made
+
+    # A user's own flow or encoder wants a key.
+    return {**params, **(flows.draw_at_once(own_key, networks) if guide._builtin else networks(own_key))}
+
+
+def _unshared(setup: "Setup", key: Array, batches: dict[str, tuple[int, ...]], locs: dict[str, Array]) -> dict:
+    """A row of weights for each copy of each site."""
+    params = {}
+    for own_key, name in zip(jax.random.split(key, len(setup.latents)), setup.latents, strict=True):
+        n, loc = math.prod(batches[name]), locs.get(name)
+        own = None if loc is None else jnp.broadcast_to(loc, (*batches[name], loc.shape[-1])).reshape(n, -1)
+        make = lambda key, loc, name=name: ravel_pytree(flow_params(setup, key, name, loc))[0]
+        rows = jax.vmap(make, (0, None if own is None else 0))(jax.random.split(own_key, n), own)
+        params[setup.flow_name(name)] = rows.reshape(*batches[name], -1)
     return params
 
 

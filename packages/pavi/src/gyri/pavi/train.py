@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -211,7 +212,6 @@ class Programs:
         if mesh is not None:
             self.split_plate = _check_mesh(setup, mesh)
         self.start = self._start if mesh is not None else jax.jit(self._start)
-        self.finish = jax.jit(self._finish)
 
     def _map_constrained(self, params: Mapping[str, Any], move: Callable) -> dict[str, Any]:
         constraints = self.setup.model_params
@@ -244,14 +244,19 @@ class Programs:
             spec[graph.plates[plate].dim] = self.mesh.axis_names[0]
         return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec(*spec)))
 
-    def _finish(self, carry: _Carry) -> dict[str, Any]:
-        params = self._map_constrained(self.unpack(carry.dense), lambda t, x: t(x))
+    def finish(self, carry: _Carry) -> dict[str, Any]:
+        """All parameters, constrained."""
+        dense = carry.dense
+        if self.default:  # cut on the host: a program of many slices would take longer to compile than all this
+            dense = jax.device_put(self.unpack(np.asarray(dense)), dense.sharding)
+        params = self._map_constrained(dense, lambda t, x: t(x))
         return {**params, **{name: rows for name, (rows, _) in carry.tables.items()}}
 
     def step(self, carry: _Carry, i: Array, options: Options, dynamic: list) -> tuple[_Carry, dict[str, Array]]:
         """One step of the optimizer, for `scan_chunks`."""
         setup = self.setup
-        index_key, draw_key = jax.random.split(jax.random.fold_in(options.key, i))
+        # Both at once: a generator's call takes long to compile.
+        index_key, draw_key = jax.vmap(jax.random.fold_in, (None, 0))(options.key, 2 * i + jnp.arange(2))
         indices = setup.draw_indices(index_key)
         if self.split_plate is not None:  # each device works on its share of the drawn copies
             spread = NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names[0]))

@@ -5,8 +5,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
-from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoIAFNormal, AutoNormal
 
 from gyri.reproduce import Claim, Data, Result, experiment
@@ -16,7 +14,7 @@ from ..autoguide import AutoPAVI
 from ..baselines import AutoCascadingFlow
 from ..bound import elbo
 from ..train import fit
-from .setting import N_SEEDS
+from .setting import N_SEEDS, Peer
 
 # Models, methods, seeds, steps.
 QUICK = ("PAVI-F affine", "PAVI-F maf", "PAVI-F spline", "mean field")
@@ -36,10 +34,16 @@ def shared_guide(name: str, method: str) -> AutoPAVI:
     return AutoPAVI(MODELS[name][0], encoding="free" if kind == "PAVI-F" else "data", encoding_size=16, flow=flow)
 
 
+@lru_cache(maxsize=16)
+def peer(name: str, method: str, steps: int) -> Peer:
+    """The same of a peer."""
+    return Peer(GUIDES[method](MODELS[name][0]), steps)
+
+
 def bound_of(setting: tuple[str, str, str, int]) -> float:
     """The ELBO that a method reaches on a simulated data set."""
     scale, name, method, seed = setting
-    model, simulate = MODELS[name]
+    simulate = MODELS[name][1]
     steps = SIZES[scale][2]
     _, x = simulate(1000 + seed)
     key = jax.random.key(seed)
@@ -47,12 +51,7 @@ def bound_of(setting: tuple[str, str, str, int]) -> float:
         guide = shared_guide(name, method)
         params = fit(guide, key, steps, x, progress_bar=False).params
         return float(elbo(key, params, guide, x, num_particles=500, full=True))
-    other = GUIDES[method](model)
-    svi = SVI(model, other, optax.adam(optax.cosine_decay_schedule(1e-2, steps, 0.01)), Trace_ELBO(8))
-    state = svi.init(key, x)
-    run = jax.jit(lambda state, x: jax.lax.scan(lambda s, _: svi.update(s, x), state, length=steps)[0])
-    params = svi.get_params(run(state, x))
-    return -float(Trace_ELBO(500).loss(key, params, model, other, x))
+    return peer(name, method, steps).fit(x, seed, n_particles=500)["bound"]
 
 
 @experiment(paper="pavi", figure="Expressivity", title="Richer flows where the posterior is no Gaussian")

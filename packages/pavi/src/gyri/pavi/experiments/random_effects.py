@@ -1,19 +1,16 @@
 """Gaussian random effects, whose evidence is known: size of the encoding, scaling, parts and the whole."""
 
-import time
+from functools import lru_cache
 from typing import Any
 
-import jax
 import numpy as np
 import numpyro
-import optax
-from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoNormal
 
 from gyri.reproduce import Claim, Data, Result, experiment
 
 from ..models import gre, gre_log_evidence, simulate_gre
-from .setting import N_SEEDS, draw_curves, fit_gre
+from .setting import N_SEEDS, Peer, draw_curves, fit_gre
 
 DATA = Data.simulated("Gaussian random effects")
 
@@ -77,24 +74,18 @@ def scaling_of(setting: tuple[str, int, str]) -> np.ndarray:
     return np.array(rows)
 
 
-def mean_field(seed: int, sizes: tuple[int, int, int], b: int, steps: int) -> tuple[float, float, int]:
-    """NumPyro's AutoNormal on the same random groups."""
+@lru_cache(maxsize=16)
+def mean_field_peer(n_groups: int, b: int, steps: int) -> Peer:
+    """NumPyro's AutoNormal on b random groups a step."""
+    plates = lambda x: numpyro.plate("groups", n_groups, dim=-2, subsample_size=b)
+    return Peer(AutoNormal(gre, create_plates=plates), steps, rate=3e-2, whole=AutoNormal(gre))
+
+
+def mean_field(seed: int, sizes: tuple[int, int, int], b: int, steps: int) -> tuple[float, float, float]:
+    """Its gap per group, seconds and weights."""
     _, x = simulate_gre(1000 + seed, *sizes)
-    plates = lambda x: numpyro.plate("groups", len(x), dim=-2, subsample_size=b)
-    guide = AutoNormal(gre, create_plates=plates)
-    svi = SVI(gre, guide, optax.adam(optax.cosine_decay_schedule(3e-2, steps, 0.01)), Trace_ELBO(8))
-    state = svi.init(jax.random.key(seed), x)
-    run = jax.jit(lambda state, x: jax.lax.scan(lambda s, _: svi.update(s, x), state, length=steps)[0])
-    jax.block_until_ready(run(state, x))
-    started = time.process_time()
-    params = svi.get_params(jax.block_until_ready(run(state, x)))
-    seconds = time.process_time() - started
-    whole = AutoNormal(gre)
-    whole_svi = SVI(gre, whole, optax.adam(1e-2), Trace_ELBO())
-    whole_svi.init(jax.random.key(0), x)
-    bound = -Trace_ELBO(64).loss(jax.random.key(seed), params, gre, whole, x)
-    gap = (float(gre_log_evidence(x)) - float(bound)) / sizes[0]
-    return gap, seconds, sum(np.size(leaf) for leaf in jax.tree.leaves(params))
+    found = mean_field_peer(sizes[0], b, steps).fit(x, seed)
+    return (float(gre_log_evidence(x)) - found["bound"]) / sizes[0], found["seconds"], found["weights"]
 
 
 @experiment(paper="pavi", figure="Scaling", title="Sharing keeps its quality as groups are added")
