@@ -49,12 +49,12 @@ def test_each_family_reaches_its_own_optimum(encoding, dependence, uneven):
         exact = gre_posterior(clean, mask, scales=SCALES)
         samples = guide.sample_posterior(3, params, x, mask, sample_shape=(4000,))
         theta, mu = samples["theta"][:, :, 0], samples["mu"]
-        tolerance = 0.1 if encoding == "free" else 0.15  # of an sd; the encoder shares its error among groups
-        assert np.abs((theta.mean(0) - exact.theta_mean) / exact.theta_sd).max() < tolerance + 0.05
-        assert np.median(np.abs((theta.mean(0) - exact.theta_mean) / exact.theta_sd)) < tolerance
-        assert np.abs((mu.mean(0) - exact.mu_mean) / exact.mu_sd).max() < tolerance
-        assert np.abs(np.median(theta.std(0) / exact.theta_sd) - 1) < 0.05
-        np.testing.assert_allclose(mu.std(0), exact.mu_sd, rtol=0.07)
+        off = np.abs((theta.mean(0) - exact.theta_mean) / exact.theta_sd)
+        print(f"{encoding}: mean off by {off.max():.3f} sd, sd by {np.abs(theta.std(0) / exact.theta_sd - 1).max():.3f}")
+        assert off.max() < 0.1
+        assert np.abs((mu.mean(0) - exact.mu_mean) / exact.mu_sd).max() < 0.1
+        np.testing.assert_allclose(theta.std(0), exact.theta_sd, rtol=0.05)
+        np.testing.assert_allclose(mu.std(0), exact.mu_sd, rtol=0.05)
 
 
 @pytest.fixture(scope="module")

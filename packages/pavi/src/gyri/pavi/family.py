@@ -113,7 +113,8 @@ class Family(FixPlates):
         self.setup, self.encodings = setup, encodings or {}
         self.param, self.params, self.rows = param, params or {}, rows or {}
         self.noise, self.values = noise or {}, values
-        self.unconstrained: dict[str, Array] = {}
+        self.seen: dict[str, Array] = {}  # of each site, what its children's flows see
+        self.centres: dict[str, Array] = {}
         self.samples: dict[str, Array] = {}
         self.terms: dict[str, Term] = {}
 
@@ -160,11 +161,13 @@ class Family(FixPlates):
         else:
             flow, weights, condition = _per_copy(guide.flow, setup.unravel[name]), self._row(name), []
         if guide.dependence == "parents":
-            condition += [self.unconstrained[parent] for parent in setup.graph.sites[name].parents]
+            condition += [self.seen[parent] for parent in setup.graph.sites[name].parents]
         batch, dim = tuple(fn.batch_shape), setup.graph.sites[name].unconstrained_size
         condition = [jnp.broadcast_to(part, (*batch, part.shape[-1])) for part in condition]
         c = jnp.concatenate(condition, -1) if condition else jnp.zeros((*batch, 0))
         move = flows.FlowTransform(flow, weights, c)
+        if guide.dependence == "parents":
+            self.centres[name] = flow.forward(weights, jnp.zeros((*batch, dim), c.dtype), c)[0]
         prior, mask = unmask(fn)
         transform = biject_to(prior.support)
         shape = unconstrained_shape(fn)
@@ -186,11 +189,15 @@ class Family(FixPlates):
         return self.rows[name]
 
     def _remember(self, name: str, fn: Any, value: Array, drawn: Array | None = None) -> None:
-        """Keep a value, and what children see of it."""
+        """Keep a value, and what children see of it: how far it is from where its law is centred.
+
+        The family is the same as with the value itself, but a child's slope and shift are learnt apart from each other.
+        """
         self.samples[name] = value
         z = biject_to(fn.support)._inverse(value) if drawn is None else drawn
         batch = z.shape[: z.ndim - len(unconstrained_shape(fn))]
-        self.unconstrained[name] = z.reshape(*batch, -1)
+        z = z.reshape(*batch, -1)
+        self.seen[name] = z - self.centres[name] if name in self.centres else z
 
     def _show(self, msg: Any) -> None:
         msg["fn"] = self._law(msg["name"], msg["fn"])

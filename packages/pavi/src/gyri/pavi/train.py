@@ -19,9 +19,9 @@ from .autoguide import AutoPAVI
 from .bound import reduced_elbo
 from .setup import Setup, unraveller
 
-# Learning rates at the start and at the end, as measured best for each kind of encodings: all weights of an encoder
-# learn from every step; rows are drawn at few of the steps, and what they tell must not have stopped moving by then.
-_RATE = {True: (2e-2, 2e-5), False: (1e-2, 1e-4)}
+# Learning rates at the start and at the end, as measured best: shared weights learn from every step; rows are drawn at
+# few of the steps, and what they tell must not have stopped moving by then.
+_RATE = (2e-2, 2e-5)
 _ROW_RATE = (4e-2, 4e-4)
 _CLIP = 100.0
 _B2 = 0.99  # of Adam: gradients fall by orders of magnitude during a fit
@@ -94,8 +94,7 @@ def fit(
         Arguments of the model. Arrays are arguments of the compiled step.
     optimizer : optax.GradientTransformation, optional
         For gradients of minus the ELBO. By default Adam (decays 0.9 and 0.99) after ``clip_by_global_norm(100)``, whose
-        learning rate falls along a cosine: from 2e-2 to 2e-5 with ``encoding="data"``, else from 1e-2 to 1e-4, and from
-        4e-2 to 4e-4 for the rows of `lazy` tables.
+        learning rate falls along a cosine: from 2e-2 to 2e-5, and from 4e-2 to 4e-4 for the rows of `lazy` tables.
     num_particles : int
         Draws a step; they share the copies and the encodings.
     lazy : bool
@@ -273,7 +272,7 @@ class Programs:
             return -reduced_elbo(setup, params, rows, draw_key, dynamic, indices, self.num_particles, weight)
 
         value, (dense_grad, rows_grad) = jax.value_and_grad(loss, argnums=(0, 1))(carry.dense, rows)
-        rate, row_rate = (self._rate(i, options.num_steps, ends) for ends in (_RATE[setup.encodes], _ROW_RATE))
+        rate, row_rate = (self._rate(i, options.num_steps, ends) for ends in (_RATE, _ROW_RATE))
         updates, state = self.optimizer.update(dense_grad, carry.state, carry.dense)
         dense = optax.apply_updates(carry.dense, jax.tree.map(lambda u: u * rate, updates))
         tables = {}
