@@ -47,8 +47,8 @@ class AutoPAVI(AutoGuide):
     encoding_size : int
         Length E of an encoding. A latent of d unconstrained dimensions needs d + d (d + 1) / 2 to lose nothing.
     dependence : {"parents", "prior", "none"}
-        The flow sees the draws of a site's parents; or transforms draws of the model's own conditional prior; or
-        neither (copies are independent).
+        The flow sees the draws of a site's parents, less the centres of their laws; or transforms draws of the model's
+        own conditional prior; or neither (copies are independent).
     flow : {"affine", "maf", "spline"} or ConditionalFlow
         "maf" and "spline" need flowjax (``gyri-pavi[flows]``).
     encoder : {"deepset", "attention"} or SetEncoder
