@@ -212,9 +212,8 @@ def exactness(quick: bool) -> None:
                     errors += [float(abs((z.mean(0) - mean) / sd).max()), float(abs(z.std(0) / sd - 1).max())]
                 worst = np.maximum(worst, errors)
             gap, *rest = worst
-            print(
-                f"{encoding}, {kind}: gap {gap:.4f}; theta {rest[0]:.3f}, {rest[1]:.3f}; mu {rest[2]:.3f}, {rest[3]:.3f}"
-            )
+            theta, mu = (" ".join(f"{error:.3f}" for error in pair) for pair in (rest[:2], rest[2:]))
+            print(f"{encoding}, {kind}: gap {gap:.4f}; theta {theta}; mu {mu}", flush=True)
 
 
 def memory(quick: bool) -> None:
