@@ -1,8 +1,11 @@
 """Sphinx settings; pages of the interface and galleries follow from the packages found in the repository."""
 
 import importlib
+import inspect
+import shutil
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
@@ -26,7 +29,8 @@ extensions = [
     "numpydoc",
     "myst_parser",
 ]
-exclude_patterns = ["_build", "tutorials"]
+exclude_patterns = ["_build", "_extra", "reproduction", "tutorials"]
+html_extra_path = ["_extra"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
@@ -97,6 +101,24 @@ def write_changelog(package: Project) -> None:
     page.write_text(f"```{{include}} ../../{changelog}\n```\n", encoding="utf-8")
 
 
+def write_reproduction() -> None:
+    """Write the report page of the last run that was kept (tools/keep_report.py), with the code of each experiment."""
+    from gyri.reproduce import find_experiments
+    from gyri.reproduce.record import load_records
+    from gyri.reproduce.report import write_report
+
+    extra = DOCS / "_extra"
+    shutil.rmtree(extra, ignore_errors=True)
+    shutil.copytree(DOCS / "reproduction", extra)
+    code = {e.id: inspect.getsource(sys.modules[e.function.__module__]) for e in find_experiments()}
+    for record in load_records(extra):
+        replace(record, code=code.get(record.id, "")).save(extra)
+    write_report(extra)
+    for folder in ("results", "figures"):  # the page holds them
+        shutil.rmtree(extra / folder)
+
+
+write_reproduction()
 for package in PROJECTS.values():
     write_interface(package)
     write_changelog(package)

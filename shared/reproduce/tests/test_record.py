@@ -54,7 +54,7 @@ def test_json_is_strict_and_complete(tmp_path):
     assert content["schema"] == 1
     assert set(content) == {
         *("schema", "paper", "name", "figure", "title", "description", "status", "scale", "seed", "backend", "jobs"),
-        *("started", "seconds", "machine", "versions", "jax", "data", "claims", "figures", "error"),
+        *("started", "seconds", "machine", "versions", "jax", "data", "claims", "figures", "error", "code"),
     }
     assert set(content["machine"]) == {"cpu", "cores", "memory_gib", "os"}
     assert {"python", "numpy", "gyri-reproduce"} <= set(content["versions"])
@@ -62,6 +62,16 @@ def test_json_is_strict_and_complete(tmp_path):
     assert content["claims"][0]["measured"] == "nan"
     assert [c["verdict"] for c in content["claims"]] == ["missed", "reported", "reported", "met", "not run"]
     assert content["claims"][3]["criterion"] == "6.8 to 7.2"
+
+
+def test_records_of_the_first_release_have_no_code(tmp_path):
+    make_record(code="x = 1").save(tmp_path)
+    path = record_path(tmp_path, "dripp", "figure_3")
+    assert load_record(path).code == "x = 1"
+    content = json.loads(path.read_text())
+    del content["code"]
+    path.write_text(json.dumps(content))
+    assert load_record(path).code == ""
 
 
 def test_verdict_is_computed_again_on_load(tmp_path):

@@ -47,7 +47,8 @@ class Record:
     """One run of one experiment.
 
     `status` is "finished", "crashed" (then `error` has the traceback) or "not run" (its data is missing). `started` is
-    in UTC, `seconds` the wall time. The other fields are those of the task, the result and the machine.
+    in UTC, `seconds` the wall time, `code` the source of the module that ran. The other fields are those of the task,
+    the result and the machine.
     """
 
     schema: int = SCHEMA
@@ -70,6 +71,7 @@ class Record:
     claims: tuple[Claim, ...] = ()
     figures: tuple[FigureFile, ...] = ()
     error: str = ""
+    code: str = ""
 
     @property
     def id(self) -> str:
@@ -99,7 +101,8 @@ class Record:
         if content.get("schema") != SCHEMA:
             raise ValueError(f"schema: expected {SCHEMA}, got {content.get('schema')!r}; run the experiment again")
         try:
-            rest = {name: content[name] for name in (f.name for f in fields(cls))}
+            # Records of 0.1.0 have no code.
+            rest = {f.name: content.get("code", "") if f.name == "code" else content[f.name] for f in fields(cls)}
             rest["data"] = None if rest["data"] is None else Data(**rest["data"])
             rest["claims"] = tuple(_claim(claim) for claim in rest["claims"])
             rest["figures"] = tuple(FigureFile(**figure) for figure in rest["figures"])

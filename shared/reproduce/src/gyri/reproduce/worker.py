@@ -1,6 +1,7 @@
 """Worker: one experiment in a process of its own, so that neither an exception nor a crash reaches the others."""
 
 import importlib
+import inspect
 import json
 import re
 import shutil
@@ -23,7 +24,7 @@ def run_task(task: Task, out: Path) -> Record:
     common: dict[str, Any] = {name: value for name, value in vars(task).items() if name != "module"}
     common["started"] = started
     try:
-        importlib.import_module(task.module)
+        common["code"] = inspect.getsource(importlib.import_module(task.module))
         with connect(task.backend):
             function = registered(task.paper, task.name).function
             result = function(task.scale, task.seed, JoblibSweep(task.backend, task.jobs))
