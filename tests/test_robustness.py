@@ -248,6 +248,36 @@ def test_data_frames_are_read_as_their_values(name):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+# Doors that take recordings or epochs of MNE, and what their data then are to the same door given arrays.
+AS_MNE = {
+    "cadda.PolicySearch": ("epochs", cadda.zscore),
+    "nystagmus.ConvolutionalDictionaryLearning": ("raw", lambda x: x),
+    "nystagmus.NystagmusCDL": ("raw", lambda x: x),
+    "unrolled.ConvDictionaryLearning": ("raw", lambda x: x),
+}
+
+
+@pytest.mark.parametrize("name", AS_MNE)
+def test_recordings_of_mne_are_read_as_their_values(name):
+    mne = pytest.importorskip("mne")
+    door, (kind, meaning) = DOORS[name], AS_MNE[name]
+    info = mne.create_info(["Cz"], 10.0 if kind == "epochs" else 50.0, "eeg")
+    make = (
+        mne.EpochsArray if kind == "epochs" else lambda x, info, verbose: mne.io.RawArray(x[0], info, verbose=verbose)
+    )
+    found = result_or_refusal(door, make(door.x.astype(float), info, verbose="error"))
+    expected = np.asarray(door.result(door.call(meaning(door.x))))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name, door in DOORS.items() if name not in AS_MNE and door.x.ndim >= 2])
+def test_recordings_of_mne_are_refused_by_name_where_they_are_not_read(name):
+    mne = pytest.importorskip("mne")
+    raw = mne.io.RawArray(np.ones((1, 20)), mne.create_info(["Cz"], 10.0, "eeg"), verbose="error")
+    with pytest.raises((ValueError, TypeError), match=DOORS[name].named):
+        DOORS[name].call(raw)
+
+
 @NAMES
 def test_same_key_same_result_and_no_global_state(name):
     door = DOORS[name]

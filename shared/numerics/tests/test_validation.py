@@ -98,6 +98,16 @@ def test_check_finite_names_the_leaf():
     jax.jit(lambda x: check_finite(x, "x"))(jnp.array(jnp.nan))
 
 
+class Ragged:
+    """What NumPy takes for a sequence and cannot read, such as a recording of MNE."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, i):
+        return [0] * (i + 1)
+
+
 def test_check_same_leading_axis():
     assert check_same_leading_axis((np.zeros((4, 2)), jnp.zeros(4), [1, 2, 3, 4][0:0]), "data") == 4
     for data, message in [
@@ -105,6 +115,7 @@ def test_check_same_leading_axis():
         ([np.zeros(3), np.zeros(4)], r"data\[1\]: expected 3 rows as in data\[0\], got 4"),
         ([np.zeros(())], r"data\[0\]: expected at least one axis and one row"),
         ([np.zeros((0, 2))], r"data\[0\]: expected at least one axis and one row"),
+        ({"x": Ragged()}, r"data\['x'\]: expected an array, got Ragged"),
     ]:
         with pytest.raises(ValueError, match=message):
             check_same_leading_axis(data, "data")

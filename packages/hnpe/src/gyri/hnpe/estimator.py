@@ -424,7 +424,10 @@ class HNPE:
 
 def _as_floats(x: Any, name: str) -> Any:
     """Check everything but the values: rows that are not finite are dropped later."""
-    array = np.asarray(x)
+    try:
+        array = np.asarray(x)
+    except (TypeError, ValueError) as error:  # no array: a recording of MNE, ragged lists
+        raise ValueError(f"{name}: expected an array of numbers, got {type(x).__name__}: {error}") from error
     check_array(np.zeros(array.shape, array.dtype), name, allow_empty=name == "x_extra")
     return array
 

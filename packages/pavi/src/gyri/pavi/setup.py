@@ -29,11 +29,13 @@ def _is_dynamic(leaf: Any) -> bool:
 def _check_arrays(model: Callable, args: tuple, kwargs: dict) -> None:
     """Refuse arguments that are no data, by their names."""
     for (kind, place, *_), leaf in jax.tree_util.tree_leaves_with_path((args, kwargs)):
-        if not _is_dynamic(leaf):
+        if not _is_dynamic(leaf) and (isinstance(leaf, str) or not hasattr(leaf, "__getitem__")):
             continue
         parameters = list(inspect.signature(model).parameters)
         positional = kind.idx == 0 and place.idx < len(parameters)
         name = parameters[place.idx] if positional else getattr(place, "key", "model: an argument")
+        if not _is_dynamic(leaf):  # a table, a recording: what a model would index, and find something else
+            raise ValueError(f"{name}: expected an array, got {type(leaf).__name__}")
         if leaf.dtype.kind in "OSUMm":
             raise ValueError(f"{name}: expected numbers, got an array of {leaf.dtype}")
         if leaf.size == 0:

@@ -222,7 +222,7 @@ class AnalysisPrior(BaseEstimator):
         self, X: Any, operator: Any, mask: Any, kernel: tuple[int, ...] | None
     ) -> tuple[Array, Measurement, tuple[int, ...]]:
         """Checked observations, how they were made, and the shape of a signal."""
-        checked = check_mask(mask, np.shape(X))
+        checked = None if mask is None else check_mask(mask, np.shape(X))
         if checked is not None:
             X = check_array(X, "X", allow_nan=True, allow_half=False)
             X = np.where(np.asarray(checked) != 0, X, np.zeros((), X.dtype))

@@ -217,7 +217,7 @@ def check_same_leading_axis(tree: Any, name: str) -> int:
     Raises
     ------
     ValueError
-        No leaf, a leaf without axes, no rows, or leaves that differ.
+        No leaf, a leaf that is no array or has no axes, no rows, or leaves that differ.
 
     Examples
     --------
@@ -229,7 +229,13 @@ def check_same_leading_axis(tree: Any, name: str) -> int:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     if not leaves:
         raise ValueError(f"{name}: expected arrays with a common first axis, got no array")
-    rows = {name + jax.tree_util.keystr(path): np.shape(leaf)[:1] for path, leaf in leaves}
+    rows = {}
+    for path, leaf in leaves:
+        leaf_name = name + jax.tree_util.keystr(path)
+        try:
+            rows[leaf_name] = np.shape(leaf)[:1]
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{leaf_name}: expected an array, got {type(leaf).__name__} ({error})") from error
     first_name, first = next(iter(rows.items()))
     for leaf_name, length in rows.items():
         if not length or length[0] == 0:
