@@ -43,7 +43,8 @@ class AutoPAVI(AutoGuide):
         A NumPyro model with continuous latent sites in plates, nested or crossed.
     encoding : {"free", "data"}
         Encodings are free parameters, a row a copy ("free", PAVI-F), or come from a network that sees the
-        observations ("data", PAVI-E), which then also serves groups that it has never seen.
+        observations ("data", PAVI-E), which then also serves groups that it has never seen. The network sees the
+        observations in no order, and no covariates: what has another level of one is to be another observed site.
     encoding_size : int
         Length E of an encoding. A latent of d unconstrained dimensions needs d + d (d + 1) / 2 to lose nothing.
     dependence : {"parents", "prior", "none"}
