@@ -16,7 +16,6 @@ from .network import AGGREGATES, make_network, split_network
 from .posterior import HNPEPosterior, Spec, Standardizer
 from .prior import HierarchicalPrior
 from .simulation import Simulations, parse_n_extra, simulate
-from .train import fit
 
 
 class HNPE:
@@ -315,6 +314,8 @@ class HNPE:
         if atomic:
             data |= {"from_prior": from_prior, "log_prior": np.asarray(self.prior.log_prob(simulations.theta))}
         fraction = check_scalar(validation_fraction, "validation_fraction", minimum=0, maximum=1)
+        from .train import fit  # brings optax, which takes half of an import of this package
+
         self.params_, history = fit(
             as_key(key), loss, self.params_, data, learning_rate=rate, batch_size=batch_size, max_epochs=max_epochs,
             patience=check_positive_int(patience, "patience"), validation_fraction=fraction, clip_norm=clip_norm,

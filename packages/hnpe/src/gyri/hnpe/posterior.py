@@ -9,7 +9,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Key, PyTree
 
 from gyri.numerics.io import load_pytree, save_pytree
@@ -553,6 +552,8 @@ def _log_prob_local(posterior: HNPEPosterior, local: Array, shared: Array) -> Ar
 @jax.jit
 def _maximize(posterior: HNPEPosterior, key: Array) -> Array:
     """Adam on the density of theta, not of z, whose mode is elsewhere."""
+    import optax  # as long to import as half of this package
+
     network, prior = posterior._network(), posterior.prior
     context = posterior._context(network)
 

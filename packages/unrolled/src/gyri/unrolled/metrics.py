@@ -5,7 +5,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import linear_sum_assignment
 
 from gyri.numerics.csc import align_atoms
 from gyri.numerics.validation import check_array, check_scalar
@@ -57,6 +56,8 @@ def recovery_score(components: Float[Any, "..."], reference: Float[Any, "..."]) 
         # Whichever are fewer are each matched.
         return float(np.mean(align_atoms(jnp.asarray(many), jnp.asarray(few))[3]))
     cosines = np.abs(_unit(reference) @ _unit(components).T)
+    from scipy.optimize import linear_sum_assignment  # takes longer to import than all of this package
+
     rows, columns = linear_sum_assignment(cosines, maximize=True)
     return float(min(cosines[rows, columns].mean(), 1.0))
 
