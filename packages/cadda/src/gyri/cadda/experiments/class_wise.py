@@ -33,6 +33,9 @@ def compare(setting: tuple[str, int]) -> tuple[dict[str, Selected], np.ndarray]:
     return found, flips
 
 
+FLIPS = "flips of simulated slow waves look like no other class: the search has no reason to avoid them"
+
+
 @experiment(paper="cadda", figure="Class-wise benchmark", title="Class-wise policies")
 def class_wise(scale: str, key: int, sweep: Any) -> Result:
     """CADDA against class-wise searches by trials, against ADDA and none, with equal numbers of epochs or trials."""
@@ -44,10 +47,11 @@ def class_wise(scale: str, key: int, sweep: Any) -> Result:
     claims = [
         *(Claim.info(f"test balanced accuracy, {name}", None, values) for name, values in test.items()),
         Claim.at_least("CADDA over the best class-wise search by trials", "above 0",
-                       np.median(test["CADDA"] - trials), 0.0),
+                       np.median(test["CADDA"] - trials), 0.0,
+                       note="50 windows are few for a policy a class; the better search is picked after the fact"),
         Claim.at_least("CADDA over no augmentation", "above 0", np.median(test["CADDA"] - test["none"]), 0.0),
-        Claim.at_most("exposure to sign flips, N3 over W", None, np.median(ratio("N3")), 0.5),
-        Claim.at_most("exposure to sign flips, R over W", None, np.median(ratio("R")), 0.5),
+        Claim.at_most("exposure to sign flips, N3 over W", None, np.median(ratio("N3")), 0.5, note=FLIPS),
+        Claim.at_most("exposure to sign flips, R over W", None, np.median(ratio("R")), 0.5, note=FLIPS),
     ]  # fmt: skip
     figure, (ax, other) = new_figure(2)
     show_distributions(ax, list(METHODS), list(test.values()), "test balanced accuracy")
