@@ -70,7 +70,7 @@ def step_bytes(sizes: tuple[int, int, int], b: int, method: str) -> int:
     return used.temp_size_in_bytes
 
 
-def fit_uivi(x: Any, seed: int, steps: int) -> dict[str, float]:
+def fit_uivi(x: Any, seed: int, steps: int) -> dict[str, float | int]:
     """Unbiased implicit VI, whose bound is estimated from below; its program's memory is not known from outside."""
     key, seconds = jax.random.key(seed), []
     for n in (1, steps):  # each compiles: the difference is the steps

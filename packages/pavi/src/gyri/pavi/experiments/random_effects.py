@@ -81,11 +81,11 @@ def mean_field_peer(n_groups: int, b: int, steps: int) -> Peer:
     return Peer(AutoNormal(gre, create_plates=plates), steps, rate=3e-2, whole=AutoNormal(gre))
 
 
-def mean_field(seed: int, sizes: tuple[int, int, int], b: int, steps: int) -> tuple[float, float, float]:
+def mean_field(seed: int, sizes: tuple[int, int, int], b: int, steps: int) -> tuple[float, float, int]:
     """Its gap per group, seconds and weights."""
     _, x = simulate_gre(1000 + seed, *sizes)
     found = mean_field_peer(sizes[0], b, steps).fit(x, seed)
-    return (float(gre_log_evidence(x)) - found["bound"]) / sizes[0], found["seconds"], found["weights"]
+    return (float(gre_log_evidence(x)) - found["bound"]) / sizes[0], found["seconds"], int(found["weights"])
 
 
 @experiment(paper="pavi", figure="Scaling", title="Sharing keeps its quality as groups are added")

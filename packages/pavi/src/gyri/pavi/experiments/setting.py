@@ -32,7 +32,7 @@ def gre_guide(sizes: tuple[int, int, int], groups: int, options: tuple) -> AutoP
 
 def fit_gre(
     seed: int, sizes: tuple[int, int, int], groups: int, options: Mapping[str, Any], steps: int
-) -> dict[str, float]:
+) -> dict[str, float | int]:
     """Train on Gaussian random effects: gap to the evidence per group, seconds of a second training, weights."""
     _, x = simulate_gre(1000 + seed, *sizes)
     guide = gre_guide(sizes, groups, tuple(options.items()))
@@ -57,7 +57,7 @@ class Peer:
         self.whole, self.steps = whole or guide, steps
         self.program: Any = None
 
-    def fit(self, x: Any, seed: int, n_particles: int = 64) -> dict[str, float]:
+    def fit(self, x: Any, seed: int, n_particles: int = 64) -> dict[str, float | int]:
         """Train on data: the bound on all of them, CPU seconds without compilation, weights, temporary bytes."""
         key = jax.random.key(seed)
         state = self.svi.init(key, x)
