@@ -298,8 +298,8 @@ def synthetic_meg(scale: str, key: int, sweep: Any) -> Result:
             alpha = fits.percentiles.alpha[i, ..., atom, driver]
             paper = {2: 1.1, 3: 2.0}[atom] if kind == "pooled" else None
             quantity = f"m, {ATOMS[atom]} atom: range over thresholds, {kind}"
-            note = "simulated recordings; the paper's is one real one"
-            claims.append(Claim.at_most(quantity, paper, np.ptp(m, axis=0), 3.0, unit="ms", note=note))
+            stand_in = "simulated recordings; the paper's is one real one"
+            claims.append(Claim.at_most(quantity, paper, np.ptp(m, axis=0), 3.0, unit="ms", note=stand_in))
             published = PUBLISHED_ALPHA[atom]
             paper = round(published[-1] / published[0], 2) if kind == "pooled" else None
             quantity = f"alpha at the 80th percentile over alpha at 0, {ATOMS[atom]} atom, {kind}"
