@@ -73,7 +73,7 @@ def draw_at_once(key: Key[Array, ""], init: Callable[[Any], PyTree]) -> PyTree:
 
 
 def split_key(key: Source, n: int) -> Any:
-    """As many keys; the same numbers again, which go on where they are, if it is no key."""
+    """As many keys; or the same `Normals` each time, which hand out further numbers at each call."""
     return [key] * n if isinstance(key, Normals) else jax.random.split(key, n)
 
 
