@@ -122,10 +122,14 @@ def draw_quality(found: dict[str, np.ndarray]) -> Any:
         quality.plot(rows[:, 1], rows[:, 0], "o", color=f"C{k}", label=method, markersize=5)
         weights.barh(k, np.median(rows[:, 2]), color=f"C{k}")
     quality.set(xlabel="time (s)", ylabel="gap per group (nat)", xscale="log", yscale="log")
-    seconds = np.log10([rows[:, 1] for rows in found.values()])
-    quality.set_xlim(10.0 ** np.floor(seconds.min()), 10.0 ** np.ceil(seconds.max()))
-    quality.xaxis.set_minor_formatter(NullFormatter())
     weights.set(xlabel="weights", xscale="log")
+    # From decade to decade, so that labels do not run into each other.
+    for axis, column in ((quality.xaxis, 1), (quality.yaxis, 0), (weights.xaxis, 2)):
+        values = np.log10(np.maximum([rows[:, column] for rows in found.values()], 1e-4))
+        axis.axes.set(
+            **{f"{axis.axis_name}lim": (10.0 ** np.floor(values.min()), 10.0 ** (np.floor(values.max()) + 1))}
+        )
+        axis.set_minor_formatter(NullFormatter())
     weights.set_yticks(range(len(found)), list(found))
     weights.invert_yaxis()
     for ax in (quality, weights):
