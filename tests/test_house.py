@@ -10,6 +10,7 @@ import tokenize
 import pytest
 import yaml
 
+from gyri.reproduce.registry import find_experiments
 from tools.changed import PYTHONS
 from tools.projects import ROOT, find_projects
 
@@ -81,6 +82,16 @@ def test_landing_page_leads_to_every_paper(name):
 @pytest.mark.parametrize("name", [name for name, p in PROJECTS.items() if not p.shared])
 def test_readme_lists_every_paper(name):
     assert f"gyri-{name}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_every_experiment_says_what_paper_scale_costs():
+    papers = [name for name, p in PROJECTS.items() if not p.shared]  # not those that other tests register
+    found = find_experiments(papers)
+    assert not found.broken
+    assert {experiment.paper for experiment in found} == set(papers)
+    said = ("Paper scale: about", "Paper scale: the same")
+    assert [e.id for e in found if not any(words in e.description for words in said)] == []
 
 
 def test_every_name_is_defined():

@@ -124,6 +124,9 @@ def images(scale: str, key: int, sweep: Any) -> Result:
     """Test accuracy without augmentation, with a fixed one, with Augerino and with AugNet, and by the number of copies.
 
     Quick: 200 digits turned by up to 30 degrees. Paper: CIFAR10, 300 epochs of a residual network.
+
+    Paper scale: about 8,000 CPU hours, a GPU is advised (guessed from the operations of the network: 20 trainings of
+    300 epochs on 40,000 images); needs CIFAR10.
     """
     if scale == "paper" and not Path(os.environ.get(VARIABLE, "")).joinpath("data_batch_1.bin").is_file():
         claims = [Claim.not_run(f"{method}: accuracy", accuracy) for method, accuracy in PAPER.items()]

@@ -69,6 +69,9 @@ def pose(scale: str, key: int, sweep: Any) -> Result:
     """Two pictures, upright or upside down, turned by up to 45 degrees; five affine transforms, rotations up to 180.
 
     The paper's pictures of Mario and Iggy are not free: two digits of scikit-learn stand in for them. Five draws.
+
+    Paper scale: about 20 CPU hours, a GPU is advised (extrapolated from the quick run: twice the images in all, 340
+    times the operations an image).
     """
     seeds = range(key, key + 5)
     runs = {name: sweep(train, [(name, seed, scale) for seed in seeds]) for name in METHODS}

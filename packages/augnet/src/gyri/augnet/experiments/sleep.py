@@ -71,6 +71,9 @@ def sleep(scale: str, key: int, sweep: Any) -> Result:
     """Balanced accuracy on subjects that were not trained on, without and with three augmentation layers.
 
     The paper's MASS recordings need a licence. Quick: simulated sleep, five draws. Paper: Sleep-EDF, five folds.
+
+    Paper scale: about 200 CPU hours, a GPU is advised (extrapolated from the quick run: 10,000 times the steps, twice
+    the samples a window); needs Sleep-EDF, some 8 GB.
     """
     methods = ("no augmentation", "AugNet")
     claimed = "within .8215 to .838 on MASS, at par with searched policies"

@@ -25,7 +25,11 @@ def compare(setting: tuple[str, int]) -> dict[str, float]:
 
 @experiment(paper="cadda", figure="Ablation", title="Ablation: estimators and the warm start")
 def ablation(scale: str, key: int, sweep: Any) -> Result:
-    """ADDA with softmax, Gumbel-softmax and RELAX, after some epochs of training without augmentation or none."""
+    """ADDA with softmax, Gumbel-softmax and RELAX, after some epochs of training without augmentation or none.
+
+    Paper scale: about 300 CPU days, a GPU is advised (guessed from the README's time of a step: 10 seeds of 6 searches
+    and 120 trainings of 100 epochs on 140,000 windows); needs Sleep-EDF, some 8 GB.
+    """
     runs = sweep(compare, [(scale, key + i) for i in range(N_SEEDS[scale])])
     test = {name: np.array([run[name] for run in runs]) for name in runs[0]}
     claims = [Claim.info(f"test balanced accuracy, {name} start", None, values) for name, values in test.items()]

@@ -55,6 +55,9 @@ def agnostic(scale: str, key: int, sweep: Any) -> Result:
 
     The paper compares GPU hours on MASS (licensed); here are seconds of the search on this machine, compilation
     included.
+
+    Paper scale: about 600 CPU days, a GPU is advised (guessed from the README's time of a step: 10 seeds of 320
+    trainings of 60 to 100 epochs on 140,000 windows); needs Sleep-EDF, some 8 GB.
     """
     runs = sweep(compare, [(scale, key + i) for i in range(N_SEEDS[scale])])
     test = {name: np.array([run[name].test for run in runs]) for name in METHODS}

@@ -38,7 +38,11 @@ FLIPS = "flips of simulated slow waves look like no other class: the search has 
 
 @experiment(paper="cadda", figure="Class-wise benchmark", title="Class-wise policies")
 def class_wise(scale: str, key: int, sweep: Any) -> Result:
-    """CADDA against class-wise searches by trials, against ADDA and none, with equal numbers of epochs or trials."""
+    """CADDA against class-wise searches by trials, against ADDA and none, with equal numbers of epochs or trials.
+
+    Paper scale: about 500 CPU days, a GPU is advised (guessed from the README's time of a step: 10 seeds of 280
+    trainings of 60 to 100 epochs on 140,000 windows); needs Sleep-EDF, some 8 GB.
+    """
     runs = sweep(compare, [(scale, key + i) for i in range(N_SEEDS[scale])])
     test = {name: np.array([run[name].test for run, _ in runs]) for name in METHODS}
     flips = np.array([row for _, row in runs])

@@ -74,7 +74,10 @@ def learn_polarity(seed: int, n_steps: int = 400) -> np.ndarray:
 
 @experiment(paper="cadda", figure="Toy", title="Polarity: what is known to be learned")
 def polarity(scale: str, key: int, sweep: Any) -> Result:
-    """Three classes of bumps: the sign of one may be flipped, those of the others tell them apart."""
+    """Three classes of bumps: the sign of one may be flipped, those of the others tell them apart.
+
+    Paper scale: about 2 CPU minutes (extrapolated from the quick run: 4 times the seeds).
+    """
     n_seeds = {"quick": 5, "paper": 20}[scale]
     found = np.array(sweep(learn_polarity, [key + i for i in range(n_seeds)]))
     claims = [

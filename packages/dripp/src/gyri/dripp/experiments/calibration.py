@@ -121,6 +121,8 @@ def coverage(scale: str, key: int, sweep: Any) -> Result:
     Events are exact; a recording has 3000 s with 60 % of the stimuli (1000 s and one driver for the effects).
     Intervals of baseline, alpha and sigma are on the log scale. Goodness of fit: p-values of the true parameters
     have to be uniform.
+
+    Paper scale: about 5 CPU minutes (extrapolated from the quick run: 8 to 10 times the recordings).
     """
     n, n_effects = (40, 12) if scale == "quick" else (400, 100)
     chunk = 20 if scale == "quick" else 50
@@ -243,6 +245,9 @@ def significance(scale: str, key: int, sweep: Any) -> Result:
 
     A test at the level of 5 % has to reject 5 % of the recordings without an effect. With B shifts a p-value is a
     multiple of 1 / (B + 1), so that the level is exact with B = 19 already; more shifts add power.
+
+    Paper scale: about 30 CPU minutes (extrapolated from the quick run: 10 times the recordings, 10 times the shifts in
+    batches).
     """
     n_null, n_power, n_resamples, chunk = (40, 10, 19, 20) if scale == "quick" else (400, 100, 199, 25)
     alphas = (0.0, 0.05, 0.1, 0.2, 0.4)
@@ -336,6 +341,8 @@ def robustness(scale: str, key: int, sweep: Any) -> Result:
     counting each as seen whole is biased. Grid: the same events, exact and rounded to 150 Hz. Kernels: raised
     cosines fitted by a Gaussian, and the other way round; alpha and the latency are what one reads from a fit.
     These are recordings of 300 s.
+
+    Paper scale: about 5 CPU minutes (extrapolated from the quick run: 17 times the recordings; compilation stays).
     """
     n_seeds, chunk = (12, 12) if scale == "quick" else (200, 50)
     parts = sweep(fit_robustness, [list(range(key + i, key + i + chunk)) for i in range(0, n_seeds, chunk)])

@@ -46,6 +46,9 @@ def camcan(scale: str, key: int, sweep: Any) -> Result:
     GYRI_DRIPP_CAMCAN_ACTIVATIONS names: an .npz with ``z``, shape (20, n_times), and ``atoms``, shape (20, 75), as
     learnt from the recording preprocessed in this way (the paper: rank-1 convolutional dictionary learning,
     regularisation 0.2 of the largest).
+
+    Paper scale: the same as the quick one, about 2 CPU minutes (guessed from mne_somato); needs a recording of Cam-CAN
+    (restricted access) and its activations.
     """
     raw, activations = load(), find_activations(VARIABLE)
     wanted = ("atoms that answer to a stimulus (alpha / baseline above 2)", "some, and artifacts that do not")

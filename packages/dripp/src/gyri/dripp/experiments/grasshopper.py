@@ -94,6 +94,8 @@ def grasshopper(scale: str, key: int, sweep: Any) -> Result:
     The figures compared with are the published code's on the same data: ours are the same to its digits without the
     correction at the ends. On the second recording, with a second driver (the middles of quiet spans) every spike
     has a delay: the published code then starts from a baseline of zero and cannot leave it.
+
+    Paper scale: the same as the quick one, about half a CPU minute.
     """
     if find_spec("nitime") is None:
         missing = [Claim.not_run("spikes per loud onset (alpha), recording 1", REFERENCE[1][1])]

@@ -49,6 +49,9 @@ def mne_somato(scale: str, key: int, sweep: Any) -> Result:
     Activations come from the file that GYRI_DRIPP_SOMATO_ACTIVATIONS names: an .npz with ``z``, shape (20,
     n_times), in the recording's unit, and ``atoms``, shape (20, 80), as learnt from the recording preprocessed in
     this way (the paper: rank-1 greedy convolutional dictionary learning, regularisation 0.2 of the largest).
+
+    Paper scale: the same as the quick one, about 1 CPU minute (guessed: filters, and the fit of synthetic_meg for 20
+    atoms); needs the MNE somato data and their activations.
     """
     raw, activations = load(), find_activations(VARIABLE)
     wanted = (

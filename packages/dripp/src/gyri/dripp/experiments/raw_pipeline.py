@@ -181,6 +181,8 @@ def raw_pipeline(scale: str, key: int, sweep: Any) -> Result:
     Two sources answer to stimuli, with the published alpha, latency and jitter of the MNE sample data; one is
     spontaneous, one blinks. `events_from_raw` learns six atoms, and `DriPP` is fitted to their events. An atom is
     named after the source whose topography it has.
+
+    Paper scale: about 20 CPU minutes (extrapolated from the quick run: 4 times the seeds, 5 times the resamples).
     """
     if find_spec("mne") is None:
         missing = [Claim.not_run("latency after tones", 86.0, unit="ms")]

@@ -270,6 +270,8 @@ def synthetic_meg(scale: str, key: int, sweep: Any) -> Result:
     events as in the paper: shifted to the peak, one within 10 ms, above a threshold. Then the fit of figure 4, and
     its sensitivity to the window's upper end b (a = 0; the published code fails from b = 2 s on) and to the
     threshold (percentiles of all activations pooled, or of each atom's).
+
+    Paper scale: about 2 CPU minutes (extrapolated from the quick run: 4 times the seeds).
     """
     n_seeds, chunk = (5, 5) if scale == "quick" else (20, 5)
     parts = sweep(fit_seeds, [list(range(key + i, key + i + chunk)) for i in range(0, n_seeds, chunk)])

@@ -57,7 +57,11 @@ def draws_of(setting: tuple[str, int, bool]) -> dict[str, np.ndarray]:
 
 @experiment(paper="hnpe", figure="EEG", title="EEG: eyes open and closed share their gain")
 def alpha_waves(scale: str, key: int, sweep: Any) -> Result:
-    """First recording of each state, with none, the same state's or all other recordings of the subject."""
+    """First recording of each state, with none, the same state's or all other recordings of the subject.
+
+    Paper scale: about 10 CPU minutes (extrapolated from the quick run: 1 network with 50 times the simulations, for 19
+    subjects); needs the alpha waves dataset, or takes 3 CPU hours on simulated recordings.
+    """
     use_real, why = False, "the alpha waves dataset, downloaded at --scale paper"
     if scale == "paper":
         try:

@@ -51,7 +51,11 @@ def widths_of(setting: tuple[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 @experiment(paper="hnpe", figure="Jansen-Rit", title="Jansen-Rit: the gain is known better with every recording")
 def jansen_rit(scale: str, key: int, sweep: Any) -> Result:
-    """Amortised posteriors given 0 and more other recordings of the same gain."""
+    """Amortised posteriors given 0 and more other recordings of the same gain.
+
+    Paper scale: about 2 CPU hours (extrapolated from the quick run: 125 times the steps; half of it is the simulation
+    of 40 others of 8 s).
+    """
     sd, correlation, draws = zip(*sweep(widths_of, [(scale, key + i) for i in range(N_SEEDS)]), strict=True)
     widths, numbers = np.array(sd), SIZES[scale]["numbers"]
     gain = widths[..., 3]
@@ -104,7 +108,11 @@ def ablation_of(setting: tuple[str, int, str]) -> np.ndarray:
 
 @experiment(paper="hnpe", figure="Jansen-Rit ablation", title="Jansen-Rit: ablation of factors and aggregation")
 def ablation(scale: str, key: int, sweep: Any) -> Result:
-    """Networks of fixed N on one round of simulations; distances in units of their spread over methods and draws."""
+    """Networks of fixed N on one round of simulations; distances in units of their spread over methods and draws.
+
+    Paper scale: about 10 CPU hours (extrapolated from the quick run: 70 networks in place of 25, each 170 times the
+    steps and up to 400 times the simulations).
+    """
     numbers = ABLATION[scale][2]
     rows = sweep(ablation_of, [(scale, key + i, v) for v in VARIANTS for i in range(N_SEEDS)])
     values = np.array(rows).reshape(len(VARIANTS), N_SEEDS, len(numbers), -1, 4)
@@ -149,7 +157,11 @@ def sensitivity_of(setting: tuple[str, int]) -> tuple[np.ndarray, np.ndarray]:
 
 @experiment(paper="hnpe", figure="Jansen-Rit sensitivity", title="Jansen-Rit: sensitivity to each parameter")
 def sensitivity(scale: str, key: int, sweep: Any) -> Result:
-    """Posteriors at ten points; two have C = 270, outside the prior: there the posterior has to press to the end."""
+    """Posteriors at ten points; two have C = 270, outside the prior: there the posterior has to press to the end.
+
+    Paper scale: about 2 CPU hours (extrapolated from the quick run: 125 times the steps; half of it is the simulation
+    of 40 others of 8 s).
+    """
     means, sds = (
         np.array(v) for v in zip(*sweep(sensitivity_of, [(scale, key + i) for i in range(N_SEEDS)]), strict=True)
     )

@@ -52,7 +52,11 @@ SHARP = "one network serves N = 0 to 10, and rounds off the exact posterior, whi
 
 @experiment(paper="hnpe", figure="Toy, ridge", title="The ridge collapses as recordings are added")
 def ridge(scale: str, key: int, sweep: Any) -> Result:
-    """Noise-free toy model at (0.5, 0.5); posteriors given more and more recordings."""
+    """Noise-free toy model at (0.5, 0.5); posteriors given more and more recordings.
+
+    Paper scale: about 2 CPU hours (extrapolated from the quick run: 3 networks of 8 times the steps in place of 1, for
+    up to 500 others in place of 10).
+    """
     seeds = sweep(ridge_of_seed, [(scale, key + i) for i in range(N_SEEDS)])
     numbers = list(seeds[0])
     last = numbers[-1]
@@ -103,7 +107,11 @@ def divergence_of(setting: tuple[str, int, str, int]) -> np.ndarray:
 
 @experiment(paper="hnpe", figure="Toy, exact posterior", title="Learned against exact posteriors")
 def learned_vs_exact(scale: str, key: int, sweep: Any) -> Result:
-    """Noise-free toy model; Sinkhorn divergence over draws from the prior, learned features against the raw mean."""
+    """Noise-free toy model; Sinkhorn divergence over draws from the prior, learned features against the raw mean.
+
+    Paper scale: about 2 CPU hours (extrapolated from the quick run: 40 times the steps, up to 100 others in place of
+    10).
+    """
     sizes, _, n_max, _ = EXACT[scale]
     kinds = [(a, n) for a in ("deepset", "mean") for n in sizes]
     rows = sweep(divergence_of, [(scale, key + i, *kind) for kind in kinds for i in range(N_SEEDS)])
@@ -209,7 +217,11 @@ def exact_slope(key: int) -> np.ndarray:
     paper="hnpe", figure="Toy, distance to the truth", title="Distance to the truth against the number of recordings"
 )
 def distance_to_truth(scale: str, key: int, sweep: Any) -> Result:
-    """Toy model with and without noise; HNPE, the naive network, rejection ABC, variational inference."""
+    """Toy model with and without noise; HNPE, the naive network, rejection ABC, variational inference.
+
+    Paper scale: about 40 CPU days (guessed from ridge: 1,600 sequential fits of 5 rounds, for 18 numbers of others up
+    to 1,000 and 9 truths, and as many of each peer).
+    """
     size = DISTANCE[scale]
     numbers = size["numbers"]
     kinds = [(m, noise) for noise in size["noises"] for m in METHODS]

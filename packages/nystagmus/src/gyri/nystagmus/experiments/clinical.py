@@ -47,6 +47,8 @@ def clinical(scale: str, key: int, sweep: Any) -> Result:
 
     The recordings are not published. Five simulated patients each stand for them: a jerk at 6 Hz and a pendular
     movement at 3.5 Hz under small saccades. `gyri.nystagmus.datasets.load_eyefant` reads the device's own files.
+
+    Paper scale: about 10 CPU minutes (extrapolated from the quick run: up to 5 times the iterations).
     """
     max_iter = 20 if scale == "quick" else 100
     settings = [(name, key + i, max_iter) for name in PATIENTS for i in range(5)]

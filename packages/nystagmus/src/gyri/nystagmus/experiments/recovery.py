@@ -64,6 +64,9 @@ def recovery(scale: str, key: int, sweep: Any) -> Result:
     authors' code smooths by a factor std(X) less in two steps, so that its comparison flatters the joint method; the
     advantage is real, and smaller than there. The automatic mu detrends well by itself; at half of it only the joint
     method does.
+
+    Paper scale: about 5 CPU minutes (a part of the 11 that the README has for all four: 12 times the recordings, 5
+    times the work of each).
     """
     n_signals, n_times, max_iter = SIZES[scale]
     rows = sweep(compare, [(key + i, n_times, max_iter, MIN_STD) for i in range(n_signals)])

@@ -28,7 +28,11 @@ def scan_smoothing(setting: tuple[int, int, int]) -> np.ndarray:
 
 @experiment(paper="nystagmus", figure="In addition", title="How much depends on the smoothing of the trend")
 def smoothing(scale: str, key: int, sweep: Any) -> Result:
-    """Correlation and detrending error from a twentieth to five times the level that flattens the true nystagmus."""
+    """Correlation and detrending error from a twentieth to five times the level that flattens the true nystagmus.
+
+    Paper scale: about 4 CPU minutes (a part of the 11 that the README has for all four: 4 times the recordings, 5 times
+    the work of each).
+    """
     n_signals, n_times, max_iter = SIZES[scale]
     scores = np.array(sweep(scan_smoothing, [(key + i, n_times, max_iter) for i in range(n_signals)]))
     detrending = scores[..., 1]

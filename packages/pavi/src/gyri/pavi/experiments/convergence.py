@@ -86,7 +86,10 @@ def steps_to(gaps: np.ndarray, budgets: tuple[int, ...], goal: float) -> float:
 
 @experiment(paper="pavi", figure="Convergence speed", title="Shared weights learn from every group")
 def convergence(scale: str, key: int, sweep: Any) -> Result:
-    """The gap to the evidence after more and more steps, each on the same number of random groups."""
+    """The gap to the evidence after more and more steps, each on the same number of random groups.
+
+    Paper scale: about 1 CPU hour (extrapolated from the quick run: 18 times the steps, and a fifth, slower method).
+    """
     n, _, budgets, goal = BUDGETS[scale]
     methods = (*METHODS, "mean field", *(["locally enhanced"] if scale == "paper" else []))
     rows = sweep(gaps_of, [(scale, key + i, method) for method in methods for i in range(N_SEEDS)])

@@ -32,7 +32,10 @@ def encoding_gap(setting: tuple[str, int, int]) -> float:
 
 @experiment(paper="pavi", figure="Encoding size", title="Longer encodings lose less, up to what a copy needs")
 def encoding_size(scale: str, key: int, sweep: Any) -> Result:
-    """PAVI-F with affine flows on four dimensions: a posterior of a copy has 4 + 10 numbers."""
+    """PAVI-F with affine flows on four dimensions: a posterior of a copy has 4 + 10 numbers.
+
+    Paper scale: about 5 CPU minutes (extrapolated from the quick run: twice the sizes, 5 times the steps).
+    """
     sizes = ENCODING[scale][1]
     gaps = sweep(encoding_gap, [(scale, key + i, size) for i in range(N_SEEDS) for size in sizes])
     gaps = np.array(gaps).reshape(N_SEEDS, len(sizes))
@@ -90,7 +93,10 @@ def mean_field(seed: int, sizes: tuple[int, int, int], b: int, steps: int) -> tu
 
 @experiment(paper="pavi", figure="Scaling", title="Sharing keeps its quality as groups are added")
 def scaling(scale: str, key: int, sweep: Any) -> Result:
-    """The same steps, each on the same number of random groups, for more and more groups in all."""
+    """The same steps, each on the same number of random groups, for more and more groups in all.
+
+    Paper scale: about 10 CPU minutes (extrapolated from the quick run: 4 times the steps, twice the numbers of groups).
+    """
     numbers, _, steps = SCALING[scale]
     methods = (*METHODS, "mean field")
     rows = sweep(scaling_of, [(scale, key + i, method) for method in methods for i in range(N_SEEDS)])
@@ -144,7 +150,10 @@ def part_gap(setting: tuple[str, int, str, int]) -> float:
 
 @experiment(paper="pavi", figure="Stochastic training", title="Training on random parts reaches the bound of the whole")
 def stochastic(scale: str, key: int, sweep: Any) -> Result:
-    """PAVI-F is unbiased; PAVI-E sees a noisy summary of the groups while training: both measured on all groups."""
+    """PAVI-F is unbiased; PAVI-E sees a noisy summary of the groups while training: both measured on all groups.
+
+    Paper scale: about 15 CPU minutes (extrapolated from the quick run: 5 times the steps, 5 parts in place of 3).
+    """
     n_groups, parts, _ = PARTS[scale]
     settings = [(scale, key + i, e, b) for e in ("free", "data") for i in range(N_SEEDS) for b in parts]
     gaps = np.array(sweep(part_gap, settings)).reshape(2, N_SEEDS, len(parts))

@@ -67,7 +67,10 @@ def rate_of(setting: tuple[int, int, int]) -> np.ndarray:
 
 @experiment(paper="saba", figure="In addition", title="What SABA's choices do")
 def ablations(scale: str, key: int, sweep: Any) -> Result:
-    """Quadratic problem with 256 + 256 samples, equal passes over the data for all."""
+    """Quadratic problem with 256 + 256 samples, equal passes over the data for all.
+
+    Paper scale: about 2 CPU minutes (extrapolated from the quick run: twice the seeds; compilation stays).
+    """
     n_seeds = SIZES[scale]
     settings = [(panel, label, key, n_seeds) for panel, variants in VARIANTS.items() for label in variants]
     rows = sweep(run_variant, settings)

@@ -94,6 +94,9 @@ def selection(scale: str, key: int, sweep: Any) -> Result:
     """Logistic regression on 49 990 + 91 701 simulated samples with the benchmark's steps, tuned on other data.
 
     The authors' code was run on the same data, from another start and in another order of the blocks.
+
+    Paper scale: about 20 CPU minutes (extrapolated from the quick run: twice the seeds, 14 times the exact solutions
+    that records need).
     """
     curves = run_source("simulated_ijcnn1", SIZES[scale], key, sweep)
     saba = curves["SABA"][1][:, -1]
@@ -108,7 +111,11 @@ def selection(scale: str, key: int, sweep: Any) -> Result:
 
 @experiment(paper="saba", figure="Figure 2, left", title="One regularisation strength a feature, breast cancer data")
 def breast_cancer(scale: str, key: int, sweep: Any) -> Result:
-    """Logistic regression on the 569 samples of scikit-learn's breast cancer data, the same steps."""
+    """Logistic regression on the 569 samples of scikit-learn's breast cancer data, the same steps.
+
+    Paper scale: about 2 CPU minutes (extrapolated from the quick run: twice the seeds, 5 times the iterations;
+    compilation stays).
+    """
     curves = run_source("breast_cancer", SMALL[scale], key, sweep)
     figure = draw_curves({"Breast cancer": curves}, "Oracle calls", "Value function")
     data = Data.stand_in(for_="ijcnn1", used="breast cancer data of scikit-learn, 455 + 114 samples")
@@ -118,7 +125,11 @@ def breast_cancer(scale: str, key: int, sweep: Any) -> Result:
 
 @experiment(paper="saba", figure="Figure 2, left", title="One regularisation strength a feature, ijcnn1")
 def ijcnn1(scale: str, key: int, sweep: Any) -> Result:
-    """The paper's data, which are downloaded, at the paper's scale only."""
+    """The paper's data, which are downloaded, at the paper's scale only.
+
+    Paper scale: about 20 CPU minutes (guessed from selection, whose data have its sizes); needs ijcnn1, downloaded by
+    libsvmdata.
+    """
     claim = Claim.not_run("SABA: gap of the value function", "the lowest with SRBA")
     missing = find_missing("ijcnn1", scale)
     if missing is not None:

@@ -107,7 +107,11 @@ def _optimum(problem: Any, found: dict[str, HoagResult]) -> float:
     paper="shine", figure="Figures 1 and 2, left", title="Penalties from shared inverses: no product with a Hessian"
 )
 def search(scale: str, key: int, sweep: Any) -> Result:
-    """Logistic regression, penalties from 1 on, weights from N(0, 1), five splits (ten at the paper's scale)."""
+    """Logistic regression, penalties from 1 on, weights from N(0, 1), five splits (ten at the paper's scale).
+
+    Paper scale: about 4 CPU hours (guessed from the quick run: twice the splits, much larger data); needs 20 newsgroups
+    and real-sim, which it downloads; else about 20 CPU minutes on what stands for them.
+    """
     names, data, n_seeds = _data(scale)
     methods = (*METHODS, "grid", "random")
     settings = [(name, "logistic", key + seed, methods) for name in names for seed in range(n_seeds)]
@@ -186,7 +190,11 @@ def _figure(name: str, found: dict[str, tuple[HoagResult, float]]) -> Any:
     paper="shine", figure="Appendix, non-linear least squares", title="The same on a problem that is not convex"
 )
 def nls(scale: str, key: int, sweep: Any) -> Result:
-    """Squared error of a sigmoid on targets of -1 and 1, 50 iterations, five splits."""
+    """Squared error of a sigmoid on targets of -1 and 1, 50 iterations, five splits.
+
+    Paper scale: about 2 CPU hours (guessed from search: 10 splits of one set); needs 20 newsgroups and real-sim, which
+    it downloads; else about 1 CPU minute on digits.
+    """
     real, data, n_seeds = _data(scale)
     name = "20 newsgroups" if "20 newsgroups" in real else "digits"
     some = sweep(runs, [(name, "nls", key + seed, tuple(NLS)) for seed in range(n_seeds)])

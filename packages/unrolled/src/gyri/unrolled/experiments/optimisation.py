@@ -59,6 +59,9 @@ def optimisation(scale: str, key: int, sweep: Any) -> Result:
 
     Our step bound is the spectral norm and our codes are thresholded: at few iterations our losses are lower than
     those of the authors' code.
+
+    Paper scale: about 5 CPU hours (extrapolated from the quick run: 10 times the seeds, 25 times the iterations of
+    sparse coding).
     """
     depths = DEPTHS[scale]
     runs = sweep(learn, [(key + i, depths) for i in range(N_SEEDS[scale])])

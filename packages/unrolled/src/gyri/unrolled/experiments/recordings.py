@@ -102,6 +102,9 @@ def recordings(scale: str, key: int, sweep: Any) -> Result:
 
     The paper's MEG recording (`mne.datasets.sample`) is used where it was downloaded before. Its table scores against
     atoms picked by hand out of another package's, and its values are not known to us.
+
+    Paper scale: about 5 CPU minutes (extrapolated from the quick run: 5 times the seeds, 2.5 times the minibatches); as
+    long again where it finds the MNE sample data, 1.5 GB.
     """
     from importlib.util import find_spec
 
