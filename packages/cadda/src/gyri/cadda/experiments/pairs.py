@@ -57,7 +57,7 @@ def best_policies(setting: tuple[str, int]) -> tuple[float, float, float]:
 def pairs(scale: str, key: int, sweep: Any) -> Result:
     """All pairs of some operations, ways to share them among the classes; the policy is chosen on validation subjects.
 
-    The quick scale takes three operations and a few ways, the paper eleven operations and all of them.
+    The quick scale takes three operations and a few ways, the paper ten operations and all of them.
 
     Paper scale: about 300 CPU days, a GPU is advised (guessed from the README's time of a step: 13,600 trainings on
     2,800 windows with 35,000 to validate); needs Sleep-EDF, some 8 GB.
