@@ -63,7 +63,7 @@ def train(setting: tuple[str, int, str]) -> dict[str, Any]:
     return {"accuracy": float(score), "rows": model.model_.describe(), "history": model.history_}
 
 
-NOISE = "few, short trainings: threads add in another order, and the median moves by some hundredths between machines"
+NOISE = "few, short trainings: threads add in another order, and the median moves by some hundredths between runs"
 
 
 @experiment(paper="augnet", figure="MASS", title="Sleep staging with learned augmentation")

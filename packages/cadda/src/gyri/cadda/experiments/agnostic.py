@@ -70,7 +70,7 @@ def agnostic(scale: str, key: int, sweep: Any) -> Result:
         Claim.at_least(
             "ADDA over the best of Faster AA and DADA", "0 or above",
             np.median(test["adda"] - np.maximum(*(test[name] for name in gradient))), 0.0,
-            note="the better of the two is picked after the fact; short trainings move by hundredths between machines",
+            note="the better of the two is picked after the fact; short trainings move by hundredths between runs",
         ),
     ]  # fmt: skip
     figure, (ax, other) = new_figure(2)

@@ -100,12 +100,15 @@ def peers(scale: str, key: int, sweep: Any) -> Result:
     last = numbers[-1]
     claims = [Claim.at_least(f"least gap of all, G = {last}", "0 or more", values[..., -1, 0].min(), -0.02, unit="nat")]
     for method, rows in found.items():
-        for k, (label, unit) in enumerate((("gap per group", "nat"), ("time", "s"), ("weights", ""), ("memory", "MB"))):
+        for k, (label, unit) in enumerate(SHOWN):
             value = rows[:, -1, k] / (1e6 if unit == "MB" else 1)
             if np.isfinite(value).all():
                 claims.append(Claim.info(f"{method}: {label}, G = {last}", None, value, unit=unit))
     figures = {"Quality": draw_quality({m: rows[:, -1] for m, rows in found.items()})}
-    captions = {"Quality": f"{last} groups, {steps} steps; a point a seed; time without compilation."}
+    captions = {
+        "Quality": f"{last} groups, {steps} steps; a point a seed; time without compilation, that of UIVI "
+        "to about a second: it is the difference of two fits."
+    }
     if len(numbers) > 1:
         axes = {"xscale": "log", "yscale": "log"}
         for k, label in enumerate(("gap per group (nat)", "time (s)", "weights", "memory (bytes)")):
