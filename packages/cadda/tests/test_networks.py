@@ -74,6 +74,14 @@ def test_pooling_drops_the_rest():
     np.testing.assert_array_equal(max_pool(x, 3), np.stack([x[:, :3].max(1), x[:, 3:6].max(1)], 1))
 
 
+def test_max_pool_gradient_goes_to_one_place():
+    gradient = jax.grad(lambda x: (jnp.array([2.0, 3.0])[:, None] * max_pool(x, 2)[0]).sum())
+    np.testing.assert_array_equal(
+        gradient(jnp.array([1.0, 1.0, 0.0, 5.0, 9.0]).reshape(1, 5, 1)).ravel(), [2, 0, 0, 3, 0]
+    )
+    assert " div " not in str(jax.make_jaxpr(gradient)(x))  # a share of a count can be 0 / 0
+
+
 def test_modes_and_dropout():
     network = SleepStager(2, 5, 150, 20, rngs=nnx.Rngs(0))
     x = jnp.asarray(np.random.default_rng(0).standard_normal((8, 2, 150)), "f4")

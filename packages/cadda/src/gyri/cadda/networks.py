@@ -43,6 +43,9 @@ def convolve(x: Array, kernel: Array, pad: int) -> Array:
 def max_pool(x: Array, width: int) -> Array:
     """Maxima of consecutive stretches of (batch, times, channels); what is left over at the end is dropped.
 
+    The gradient goes to the first maximum of a stretch. That of `jnp.max` is shared by all that equal the maximum, and
+    is 0 / 0 where a compiler computes the maximum and what it is compared with in two ways that round differently.
+
     Examples
     --------
     >>> max_pool(jnp.arange(5.0).reshape(1, 5, 1), 2).ravel()
@@ -50,7 +53,9 @@ def max_pool(x: Array, width: int) -> Array:
     """
     n_batch, n_times, n_channels = x.shape
     n_out = n_times // width
-    return x[:, : n_out * width].reshape(n_batch, n_out, width, n_channels).max(2)
+    stretches = x[:, : n_out * width].reshape(n_batch, n_out, width, n_channels)
+    is_first = jnp.arange(width)[:, None] == stretches.argmax(2, keepdims=True)
+    return jnp.where(is_first, stretches, 0).sum(2)
 
 
 class TemporalBlock(nnx.Module):
