@@ -460,7 +460,7 @@ def test_plots_draw_the_fit(model):
 
 LONG = np.ones((1, 1, 1200))
 BAD = [
-    ({}, {"X": np.where(X > 0, X, np.nan)}, "X"),
+    ({}, {"X": np.where(X > 0, X, np.nan)}, "X: .* or a mask"),
     ({}, {"X": np.where(X > 0, X, np.inf)}, "X"),
     ({}, {"X": np.where(np.arange(1200) == 3, np.nan, X), "mask": np.arange(1200) != 4}, "X"),
     ({}, {"X": np.zeros((1, 1, 0))}, "X"),

@@ -87,7 +87,10 @@ def read_recording(X: Any, mask: Any = None, picks: Any = None) -> Recording:
     else:
         if picks is not None:
             raise ValueError(f"picks: expected None, since X is an array and no object of MNE, got {picks!r}")
-        data = np.asarray(check_array(X, "X", ndim=(1, 2, 3), allow_nan=mask is not None, allow_half=False))
+        data = np.asarray(check_array(X, "X", ndim=(1, 2, 3), allow_nan=True, allow_half=False))
+        if mask is None and (n_missing := int(np.isnan(data).sum())):
+            hint = "or a mask that is False where samples are missing"
+            raise ValueError(f"X: expected finite values, {hint}, got {n_missing} of {data.size} that are NaN")
         data, sfreq, names = _three_axes(data), None, None
         valid = np.ones(data.shape, bool) if mask is None else check_mask(_three_axes(np.asarray(mask)), data.shape)
     if not valid.any():
