@@ -37,6 +37,7 @@ def test_new_package_passes_lint_and_its_own_tests_and_builds(repository):
     assert folder == repository / "packages" / "demo"
     written = "".join(path.read_text(encoding="utf-8") for path in folder.rglob("*.*") if path.is_file())
     assert not re.search("@[A-Z]+@|__name__", written.replace("__name__ ==", ""))
+    assert "Paper scale: about" in written  # what test_house asks of every experiment
     assert all((repository / "docs" / kind / "demo.md").exists() for kind in ("papers", "theory"))
     assert "papers/demo.md" in (repository / "docs" / "index.md").read_text(encoding="utf-8")
     run(repository, "ruff", "check", "packages")
