@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import nox
@@ -56,7 +56,8 @@ def tests(session: nox.Session) -> None:
     """Run all tests in one environment; what follows `--` goes to pytest (folders replace the default ones)."""
     install_editable(session, PROJECTS.values(), "test")
     session.install(*CROSS_TEST_TOOLS)
-    run_pytest(session, [p.folder / "tests" for p in PROJECTS.values()] + [ROOT / "tests"], session.posargs)
+    folders = [p.folder / "tests" for p in PROJECTS.values()] + [ROOT / "tests"]
+    run_pytest(session, folders, session.posargs, env=compile_fast(session))
 
 
 @nox.session
@@ -222,11 +223,26 @@ def release(session: nox.Session) -> None:
     session.run("python", "-m", "tools.release", *session.posargs)
 
 
-def run_pytest(session: nox.Session, folders: Iterable[Path], arguments: list[str]) -> None:
+def run_pytest(
+    session: nox.Session, folders: Iterable[Path], arguments: list[str], env: Mapping[str, str] = ENVIRONMENT
+) -> None:
     """Run pytest on two workers, each file on one; folders or files among the arguments replace the default ones."""
     named = any(Path(argument.partition("::")[0]).exists() for argument in arguments)
     default = [] if named else [str(folder.relative_to(ROOT)) for folder in folders if folder.exists()]
-    session.run("pytest", "-n", "2", "--dist", "loadfile", *default, *arguments, env=ENVIRONMENT)
+    session.run("pytest", "-n", "2", "--dist", "loadfile", *default, *arguments, env=env)
+
+
+def compile_fast(session: nox.Session) -> dict[str, str]:
+    """Environment where XLA spends no time on optimising: most of the tests' time is that of small programs.
+
+    Rounding differs from what users get, which shows what leans on it; `isolated` and `lowest` compile as users do.
+    """
+    show = "from importlib.metadata import version; print(version('jaxlib'))"
+    jaxlib = session.run("python", "-c", show, silent=True) or ""
+    flags = [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_parallel_codegen_split_count=1"]
+    if jaxlib.startswith("0.10."):  # later ones have no other emitters, and end at a flag that they do not know
+        flags.append("--xla_cpu_use_fusion_emitters=false")
+    return ENVIRONMENT | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": " ".join(flags).strip()}
 
 
 def install_editable(session: nox.Session, projects: Iterable[Project], *extras: str) -> None:

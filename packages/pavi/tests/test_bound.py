@@ -113,7 +113,7 @@ def test_chunks_change_nothing(encoding, dependence):
     np.testing.assert_allclose(values, values[0], rtol=1e-5)
     draws = [guide.sample_posterior(1, params, x, sample_shape=(2,), chunk_size=c) for c in (None, 3)]
     for name in draws[0]:
-        np.testing.assert_allclose(draws[0][name], draws[1][name], atol=1e-5)
+        np.testing.assert_allclose(draws[0][name], draws[1][name], atol=1e-5, rtol=1e-5)
 
 
 def test_elbo_under_jit_vmap_and_grad(x64):
