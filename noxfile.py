@@ -150,11 +150,11 @@ def site(session: nox.Session) -> None:
 
 @nox.session
 def reproduce(session: nox.Session) -> None:
-    """Reproduce the papers at quick scale and write report/; `-- dripp`, `-- --scale paper`: see gyri-reproduce run."""
+    """Reproduce the papers, two experiments at a time, into report/; `-- dripp`, `-- --scale paper`, `-- --jobs 8`."""
     named = [PROJECTS[argument] for argument in session.posargs if argument in PROJECTS]
     papers = named or [p for p in PROJECTS.values() if not p.shared]
     install_editable(session, close_over(papers), "experiments")
-    session.run("gyri-reproduce", "run", *session.posargs, env=ENVIRONMENT)
+    session.run("gyri-reproduce", "run", "--jobs", "2", *session.posargs, env=ENVIRONMENT)
 
 
 @nox.session
