@@ -19,7 +19,7 @@ TUNED = {
     "amigo": (0.125, 0.5),
     "stocbio": (0.125, 0.5),
 }
-SIZES = {"quick": (3, 4000, 8), "paper": (10, 40_000, 20)}  # seeds, iterations, records
+SIZES = {"quick": (5, 4000, 8), "paper": (10, 40_000, 20)}  # seeds, iterations, records
 
 
 def run_solver(setting: tuple[str, str, int, int, int, int]) -> np.ndarray:
@@ -65,7 +65,7 @@ def run_source(source: str, scale: str, key: int, sweep: Any) -> tuple[list[Clai
 def multiclass(scale: str, key: int, sweep: Any) -> Result:
     """Softmax regression on the 1797 digits of scikit-learn, z of 64 x 10 and x of 10 numbers.
 
-    Paper scale: about 10 CPU minutes (extrapolated from the quick run: 3 times the seeds, 10 times the iterations).
+    Paper scale: about 10 CPU minutes (extrapolated from the quick run: twice the seeds, 10 times the iterations).
     """
     claims, figure = run_source("digits", scale, key, sweep)
     data = Data.stand_in(for_="covtype", used="digits of scikit-learn, 1150 + 288 + 359 images of 8 x 8")
