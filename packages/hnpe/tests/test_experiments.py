@@ -42,16 +42,8 @@ def small(monkeypatch):
     monkeypatch.setitem(sound.SIZES, "quick", (400, 3, 4))
     monkeypatch.setitem(toy.RIDGE, "quick", (400, 3, {(0, 4): (0, 1, 4)}))
     monkeypatch.setitem(toy.EXACT, "quick", ((200, 400), (400,), 3, (1, 2, 4), 3))
-    size = toy.DISTANCE["quick"] | {
-        "numbers": (1, 4),
-        "n": 400,
-        "epochs": 3,
-        "abc": 500,
-        "steps": 3,
-        "naive": 1,
-        "peers": (1, 4),
-    }
-    monkeypatch.setitem(toy.DISTANCE, "quick", size | {"truths": toy.TRUTHS[:1]})
+    size = toy.DISTANCE["quick"] | {"numbers": (1, 4), "n": 400, "epochs": 3, "abc": 500, "steps": 3, "naive": 1}
+    monkeypatch.setitem(toy.DISTANCE, "quick", size | {"truths": toy.TRUTHS[:1], "peers": (1, 4)})
 
 
 def test_every_experiment_is_registered():

@@ -154,7 +154,8 @@ TRUTHS = [
     (0.5, 0.9),
 ]
 MANY = tuple(int(n) for n in np.unique(np.logspace(0, 3, 20).astype(int)))
-# Numbers of others, of the peers, noises of the peers, truths, simulations a round, rounds, epochs, simulations of ABC, steps of the variational method.
+# Numbers of others, the peers' numbers and noises, truths, simulations a round, rounds, epochs,
+# simulations of ABC, steps of the variational method.
 DISTANCE: dict[str, dict[str, Any]] = {
     "quick": {
         "numbers": (1, 10), "truths": TRUTHS[:3], "n": 4_000, "rounds": 1, "epochs": 20, "abc": 20_000, "steps": 60,
