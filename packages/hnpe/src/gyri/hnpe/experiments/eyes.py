@@ -16,10 +16,8 @@ from .setting import draw, fixed, train
 MODEL = JansenRit()
 MAF = (("density_estimator", "maf"),)
 CLOSED, OPEN = (135.0, 220.0, 2000.0), (135.0, 220.0, 500.0)
-SIZES = {
-    "quick": (1_000, 40, 5),
-    "paper": (50_000, 200, 19),
-}  # simulations, epochs, subjects (stand-ins at quick scale)
+# Simulations, epochs, subjects (stand-ins, for one network, at quick scale).
+SIZES = {"quick": (1_000, 40, 5), "paper": (50_000, 200, 19)}
 
 
 def filtered_psd(x: Any) -> Any:
