@@ -26,25 +26,24 @@ def in_turn(function, items):
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Two seeds, few simulations, short recordings."""
-    for module in (setting, toy, neural_mass, sound):
-        monkeypatch.setattr(module, "N_SEEDS", 2)
+    monkeypatch.setitem(setting.N_SEEDS, "quick", 2)
     shallow = (("density_estimator", "maf"), ("n_layers", 1), ("hidden", (8,)))
     monkeypatch.setattr(neural_mass, "MAF", shallow)
     monkeypatch.setattr(eyes, "MAF", shallow)
     for name, options in neural_mass.VARIANTS.items():
         monkeypatch.setitem(neural_mass.VARIANTS, name, tuple((dict(options) | dict(shallow)).items()))
     model = JansenRit(duration=1.0, burn_in=0.25)
-    size = {"n": 200, "epochs": 2, "most": 2, "numbers": (0, 2), "tests": 6}
+    size = {"n": 200, "epochs": 2, "most": 2, "numbers": (0, 2), "tests": 6, "drawn": 8}
     monkeypatch.setitem(neural_mass.MODELS, "quick", model)
     monkeypatch.setitem(neural_mass.SIZES, "quick", size)
-    monkeypatch.setitem(neural_mass.ABLATION, "quick", (200, 2, (0, 2), 6))
+    monkeypatch.setitem(neural_mass.ABLATION, "quick", (200, 2, (0, 2), 6, 8))
     monkeypatch.setattr(eyes, "MODEL", JansenRit(duration=2.0, burn_in=0.25))
     monkeypatch.setitem(eyes.SIZES, "quick", (200, 2, 2))
     monkeypatch.setitem(sound.SIZES, "quick", (400, 3, 4))
     monkeypatch.setitem(toy.RIDGE, "quick", (400, 3, {(0, 4): (0, 1, 4)}))
-    monkeypatch.setitem(toy.EXACT, "quick", ((200, 400), 3, 4, 3))
+    monkeypatch.setitem(toy.EXACT, "quick", ((200, 400), (400,), 3, (1, 2, 4), 3))
     size = toy.DISTANCE["quick"] | {"numbers": (1, 4), "n": 400, "epochs": 3, "abc": 500, "steps": 3, "naive": 1}
-    monkeypatch.setitem(toy.DISTANCE, "quick", size | {"truths": toy.TRUTHS[:1]})
+    monkeypatch.setitem(toy.DISTANCE, "quick", size | {"truths": toy.TRUTHS[:1], "peers": (1, 4)})
 
 
 def test_every_experiment_is_registered():
@@ -94,7 +93,7 @@ def test_distances_of_every_method(method):
 
 
 def test_exact_slope_is_that_of_the_closed_form(monkeypatch):
-    assert toy.exact_slope(0) == pytest.approx(-2, abs=0.4)
+    assert toy.exact_slope(0, 2) == pytest.approx(-2, abs=0.4)
 
 
 def test_real_recordings_that_are_not_there_are_said_to_be_missing(monkeypatch):

@@ -57,16 +57,15 @@ def parse_n_extra(n_extra: Any) -> tuple[int, int]:
 
 @lru_cache(maxsize=64)
 def _build_step(
-    prior: HierarchicalPrior, simulator: Callable, summary: Callable | None, n_extra: tuple[int, int], size: int
+    prior: HierarchicalPrior, simulator: Callable, summary: Callable | None, high: int, size: int
 ) -> Callable:
     """A batch as a step of `scan_chunks`; kept, so that a second call with the same functions compiles nothing."""
-    low, high = n_extra
 
     def record(key: Array, theta: Array) -> Array:
         x = simulator(key, theta)
         return x if summary is None else summary(x)
 
-    def one(key: Array, proposal: Any) -> Simulations:
+    def one(key: Array, proposal: Any, low: Array) -> Simulations:
         theta_key, n_key, local_key, x_key = jax.random.split(key, 4)
         theta = prior.sample(theta_key) if proposal is None else proposal.sample(theta_key)
         shared = theta[prior.n_local :]
@@ -78,10 +77,10 @@ def _build_step(
         x_extra = jnp.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x[1:], 0)
         return Simulations(theta, x[0], x_extra, mask)
 
-    def step(carry: Array, i: Array, key: Array, proposal: Any) -> tuple[Array, Simulations]:
+    def step(carry: Array, i: Array, key: Array, proposal: Any, low: Array) -> tuple[Array, Simulations]:
         # One key a simulation: what it gives does not depend on the size of the batch.
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, i * size + jnp.arange(size))
-        return carry, jax.vmap(one, (0, None))(keys, proposal)
+        return carry, jax.vmap(one, (0, None, None))(keys, proposal, low)
 
     return step
 
@@ -149,11 +148,11 @@ def simulate(
     """
     n, (low, high) = check_positive_int(n_simulations, "n_simulations"), parse_n_extra(n_extra)
     size = min(n, max(1, check_positive_int(batch_size, "batch_size") // (1 + high)))
-    step = _build_step(prior, simulator, summary, (low, high), size)
+    step = _build_step(prior, simulator, summary, high, size)
     n_steps = -(-n // size)
     _, out = scan_chunks(
-        step, jnp.zeros(()), n_steps, args=(as_key(key), proposal), chunk=max(1, min(n_steps, 20_000 // size)),
-        desc="simulate", progress=progress,
+        step, jnp.zeros(()), n_steps, args=(as_key(key), proposal, jnp.array(low)),
+        chunk=max(1, min(n_steps, 20_000 // size)), desc="simulate", progress=progress,
     )  # fmt: skip
     n_done = len(out.theta) * size
     if n_done < n:

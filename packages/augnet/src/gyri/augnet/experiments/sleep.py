@@ -16,6 +16,7 @@ CHANNELS = ("Fpz", "Pz")
 N_SUBJECTS = 78  # of Sleep-EDF expanded, 83 less five
 # Windows of each subject, subjects to train with, to test with; sampling frequency; epochs.
 QUICK = (100, 2, 4, 50.0, 25)
+N_RUNS = {"quick": 3, "paper": 5}
 NEEDS = (
     "Sleep-EDF expanded, downloaded through MNE: pip install 'gyri-augnet[experiments]', some 8 GB and hours of a GPU"
 )
@@ -70,9 +71,9 @@ NOISE = "few, short trainings: threads add in another order, and the median move
 def sleep(scale: str, key: int, sweep: Any) -> Result:
     """Balanced accuracy on subjects that were not trained on, without and with three augmentation layers.
 
-    The paper's MASS recordings need a licence. Quick: simulated sleep, five draws. Paper: Sleep-EDF, five folds.
+    The paper's MASS recordings need a licence. Quick: simulated sleep, three draws. Paper: Sleep-EDF, five folds.
 
-    Paper scale: about 200 CPU hours, a GPU is advised (extrapolated from the quick run: 10,000 times the steps, twice
+    Paper scale: about 200 CPU hours, a GPU is advised (extrapolated from the quick run: 17,000 times the steps, twice
     the samples a window); needs Sleep-EDF, some 8 GB.
     """
     methods = ("no augmentation", "AugNet")
@@ -85,13 +86,13 @@ def sleep(scale: str, key: int, sweep: Any) -> Result:
                 Claim.not_run(f"{method}: balanced accuracy", claimed, note=str(error)[:200]) for method in methods
             ]
             return Result(claims, {}, Data.missing(needs=NEEDS))
-    runs = {method: sweep(train, [(method, key + i, scale) for i in range(5)]) for method in methods}
+    runs = {method: sweep(train, [(method, key + i, scale) for i in range(N_RUNS[scale])]) for method in methods}
     accuracy = {method: np.array([run["accuracy"] for run in found]) for method, found in runs.items()}
     strength: dict[str, list[float]] = {}
     for run in runs["AugNet"]:
         for row in run["rows"]:
             strength.setdefault(row["operation"], []).append(row["weight"] * row["magnitude"])
-    totals = {name: float(np.sum(values)) / 5 for name, values in strength.items()}
+    totals = {name: float(np.sum(values)) / N_RUNS[scale] for name, values in strength.items()}
     gain = float(np.median(accuracy["AugNet"] - accuracy["no augmentation"]))
     claims = [
         *[Claim.info(f"{name}: balanced accuracy", claimed if name == "AugNet" else None, values)

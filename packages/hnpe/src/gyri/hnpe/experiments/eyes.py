@@ -16,7 +16,8 @@ from .setting import draw, fixed, train
 MODEL = JansenRit()
 MAF = (("density_estimator", "maf"),)
 CLOSED, OPEN = (135.0, 220.0, 2000.0), (135.0, 220.0, 500.0)
-SIZES = {"quick": (1_000, 40, 5), "paper": (50_000, 200, 19)}  # simulations, epochs, subjects (seeds at quick scale)
+# Simulations, epochs, subjects (stand-ins, for one network, at quick scale).
+SIZES = {"quick": (1_000, 40, 5), "paper": (50_000, 200, 19)}
 
 
 def filtered_psd(x: Any) -> Any:
@@ -41,11 +42,11 @@ def real(subject: int) -> tuple[Any, Any]:
     return tuple(filtered_psd(jnp.asarray(v)) for v in (np.vstack([x, x_extra]), np.vstack([first_open, other_open])))  # type: ignore[return-value]
 
 
-def draws_of(setting: tuple[str, int, bool]) -> dict[str, np.ndarray]:
+def draws_of(setting: tuple[str, int, int, bool]) -> dict[str, np.ndarray]:
     """Posterior draws given the first recording of each state, alone and with all others."""
-    scale, seed, use_real = setting
+    scale, network, seed, use_real = setting
     n_simulations, epochs, _ = SIZES[scale]
-    posterior = train(MODEL, filtered_psd, 0 if use_real else seed, n_simulations, (0, 9), epochs, MAF)
+    posterior = train(MODEL, filtered_psd, network, n_simulations, (0, 9), epochs, MAF)
     closed, opened = real(1 + seed) if use_real else stand_in(seed, 5.0)
     found = {}
     for name, x, same, other in (("closed", closed[0], closed[1:], opened), ("open", opened[0], opened[1:], closed)):
@@ -70,7 +71,9 @@ def alpha_waves(scale: str, key: int, sweep: Any) -> Result:
         except Exception as error:  # whatever keeps a download from succeeding is shown in the report
             why = f"the alpha waves dataset: {str(error).splitlines()[0]}"
     n_runs = SIZES[scale][2]
-    runs = sweep(draws_of, [(scale, key + i, use_real) for i in range(n_runs)])
+    seeds = range(key, key + n_runs)
+    networks = [0] * n_runs if use_real else [key] * n_runs if scale == "quick" else seeds
+    runs = sweep(draws_of, [(scale, network, seed, use_real) for network, seed in zip(networks, seeds, strict=True)])
     mean = lambda name, i: np.array([run[name][:, i].mean() for run in runs])
     sd = lambda name, i: np.array([run[name][:, i].std() for run in runs])
     gap = np.abs(mean("closed, all", 3) - mean("open, all", 3)) / np.maximum(sd("closed, all", 3), sd("open, all", 3))

@@ -1,7 +1,10 @@
 """The Jansen-Rit model: recordings that share the gain of the amplifier."""
 
+from functools import lru_cache
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gyri.reproduce import Claim, Data, Result, experiment
@@ -9,19 +12,26 @@ from gyri.reproduce import Claim, Data, Result, experiment
 from ..jansen_rit import JansenRit
 from ..metrics import dirac_distance
 from ..plot import pairplot
-from ..simulation import simulate
+from ..simulation import Simulations, simulate
 from ..summaries import log_psd
 from .setting import N_SEEDS, draw, draw_curves, first, fixed, train
 
 NAMES = ("C", "mu", "sigma", "gain")
 NOMINAL = (135.0, 220.0, 2000.0, 0.0)
-# Short recordings at quick scale; simulations, epochs, largest number of others, test draws.
+# Short recordings at quick scale; simulations, epochs, largest number of others, test draws, simulations that they are
+# the first of: as many as for training take less time than to compile another program.
 MODELS = {"quick": JansenRit(duration=2.0, burn_in=1.0), "paper": JansenRit()}
 SIZES: dict[str, dict[str, Any]] = {
-    "quick": {"n": 2_000, "epochs": 40, "most": 4, "numbers": (0, 1, 2, 4), "tests": 60},
-    "paper": {"n": 50_000, "epochs": 200, "most": 40, "numbers": (0, 10, 20, 30, 40), "tests": 100},
+    "quick": {"n": 2_000, "epochs": 40, "most": 4, "numbers": (0, 1, 2, 4), "tests": 49, "drawn": 2_000},
+    "paper": {"n": 50_000, "epochs": 200, "most": 40, "numbers": (0, 10, 20, 30, 40), "tests": 100, "drawn": 100},
 }
 MAF = (("density_estimator", "maf"),)
+
+
+@lru_cache(maxsize=4)
+def tests_of(scale: str, key: int, n_drawn: int, most: int) -> Simulations:
+    """Draws from the prior that all networks are tested with."""
+    return simulate(key, MODELS[scale].prior, MODELS[scale], n_drawn, most, summary=log_psd)
 
 
 def posterior_of(scale: str, seed: int) -> Any:
@@ -38,14 +48,15 @@ def widths_of(setting: tuple[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndar
     scale, seed = setting
     size, model = SIZES[scale], MODELS[scale]
     posterior = posterior_of(scale, seed)
-    sims = simulate(555, model.prior, model, size["tests"], size["most"], summary=log_psd)
+    sims = tests_of(scale, 555, size["drawn"], size["most"])
     truth = fixed(model, NOMINAL, 600 + seed, 1, size["most"], log_psd)
+    sims = jax.tree.map(lambda s, t: jnp.concatenate([s[: size["tests"]], t]), sims, truth)  # drawn from in one call
     sd, correlation, draws = [], [], []
     for n in size["numbers"]:
         theta = draw(posterior, seed, first(sims, n))
-        sd.append(np.median(theta.std(1), 0))
-        correlation.append(np.corrcoef(theta[..., 3].mean(1), np.asarray(sims.theta[:, 3]))[0, 1])
-        draws.append(draw(posterior, seed, first(truth, n))[0])
+        sd.append(np.median(theta[:-1].std(1), 0))
+        correlation.append(np.corrcoef(theta[:-1, :, 3].mean(1), np.asarray(sims.theta[:-1, 3]))[0, 1])
+        draws.append(theta[-1])
     return np.array(sd), np.array(correlation), np.array(draws)
 
 
@@ -53,10 +64,10 @@ def widths_of(setting: tuple[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndar
 def jansen_rit(scale: str, key: int, sweep: Any) -> Result:
     """Amortised posteriors given 0 and more other recordings of the same gain.
 
-    Paper scale: about 2 CPU hours (extrapolated from the quick run: 125 times the steps; half of it is the simulation
+    Paper scale: about 2 CPU hours (extrapolated from the quick run: 200 times the steps; half of it is the simulation
     of 40 others of 8 s).
     """
-    sd, correlation, draws = zip(*sweep(widths_of, [(scale, key + i) for i in range(N_SEEDS)]), strict=True)
+    sd, correlation, draws = zip(*sweep(widths_of, [(scale, key + i) for i in range(N_SEEDS[scale])]), strict=True)
     widths, numbers = np.array(sd), SIZES[scale]["numbers"]
     gain = widths[..., 3]
     others = (widths[:, -1, :3] / widths[:, 0, :3]).mean(1)
@@ -74,7 +85,7 @@ def jansen_rit(scale: str, key: int, sweep: Any) -> Result:
     curves = {name: {"posterior sd": (numbers, widths[..., i])} for i, name in enumerate(NAMES)}
     captions = {
         "Pairs": "Draws at the nominal parameters, one seed.",
-        "Widths": f"Median over test draws of the prior; median and range over {N_SEEDS} networks.",
+        "Widths": f"Median over test draws of the prior; median and range over {N_SEEDS[scale]} networks.",
     }
     figures = {"Pairs": pairs, "Widths": draw_curves(curves, "N", "posterior sd")}
     return Result(claims, figures, Data.simulated("Jansen-Rit model"), captions)
@@ -87,16 +98,16 @@ VARIANTS = {
     "aggregated": (("factorized", False), ("aggregate", "mean"), *MAF),
     "HNPE": (("aggregate", "mean"), *MAF),
 }
-ABLATION = {"quick": (1_000, 30, (0, 4), 60), "paper": (50_000, 200, (0, 10, 20, 30, 40), 100)}
+ABLATION = {"quick": (1_000, 30, (0, 4), 50, 1_000), "paper": (50_000, 200, (0, 10, 20, 30, 40), 100, 100)}
 PAPER = {"naive": (0.787, 0.629), "aggregated": (0.793, 0.465), "HNPE": (0.723, 0.392)}
 
 
 def ablation_of(setting: tuple[str, int, str]) -> np.ndarray:
     """Distance to the truth over the posterior's sd, for each N, test draw and parameter."""
     scale, seed, variant = setting
-    n_simulations, epochs, numbers, n_tests = ABLATION[scale]
+    n_simulations, epochs, numbers, n_tests, n_drawn = ABLATION[scale]
     model = MODELS[scale]
-    sims = simulate(777, model.prior, model, n_tests, max(numbers), summary=log_psd)
+    sims = jax.tree.map(lambda leaf: leaf[:n_tests], tests_of(scale, 777, n_drawn, max(numbers)))
     rows = []
     for n in numbers:  # each number of others has a network of its own, as in the paper
         options = VARIANTS["aggregated" if n == 0 and variant == "naive" else variant]  # the same network
@@ -110,12 +121,12 @@ def ablation_of(setting: tuple[str, int, str]) -> np.ndarray:
 def ablation(scale: str, key: int, sweep: Any) -> Result:
     """Networks of fixed N on one round of simulations; distances in units of their spread over methods and draws.
 
-    Paper scale: about 10 CPU hours (extrapolated from the quick run: 70 networks in place of 25, each 170 times the
+    Paper scale: about 10 CPU hours (extrapolated from the quick run: 70 networks in place of 15, each 170 times the
     steps and up to 400 times the simulations).
     """
     numbers = ABLATION[scale][2]
-    rows = sweep(ablation_of, [(scale, key + i, v) for v in VARIANTS for i in range(N_SEEDS)])
-    values = np.array(rows).reshape(len(VARIANTS), N_SEEDS, len(numbers), -1, 4)
+    rows = sweep(ablation_of, [(scale, key + i, v) for v in VARIANTS for i in range(N_SEEDS[scale])])
+    values = np.array(rows).reshape(len(VARIANTS), N_SEEDS[scale], len(numbers), -1, 4)
     unit = values.std(axis=(0, 2, 3), keepdims=True)
     scores = np.median(values / unit, axis=3).mean(-1)  # (variants, seeds, numbers)
     claims = []
@@ -131,7 +142,7 @@ def ablation(scale: str, key: int, sweep: Any) -> Result:
     claims.append(Claim.info(f"HNPE over the better of the others, N = {numbers[-1]}", 0.84, best))
     curves = {name: (numbers, scores[i]) for i, name in enumerate(VARIANTS)}
     figure = draw_curves({"Ablation": curves}, "N", "normalised distance to the truth")
-    caption = f"Median over test draws, mean over parameters; median and range over {N_SEEDS} seeds."
+    caption = f"Median over test draws, mean over parameters; median and range over {N_SEEDS[scale]} seeds."
     return Result(claims, {"Ablation": figure}, Data.simulated("Jansen-Rit model"), {"Ablation": caption})
 
 
@@ -159,11 +170,11 @@ def sensitivity_of(setting: tuple[str, int]) -> tuple[np.ndarray, np.ndarray]:
 def sensitivity(scale: str, key: int, sweep: Any) -> Result:
     """Posteriors at ten points; two have C = 270, outside the prior: there the posterior has to press to the end.
 
-    Paper scale: about 2 CPU hours (extrapolated from the quick run: 125 times the steps; half of it is the simulation
+    Paper scale: about 2 CPU hours (extrapolated from the quick run: 200 times the steps; half of it is the simulation
     of 40 others of 8 s).
     """
     means, sds = (
-        np.array(v) for v in zip(*sweep(sensitivity_of, [(scale, key + i) for i in range(N_SEEDS)]), strict=True)
+        np.array(v) for v in zip(*sweep(sensitivity_of, [(scale, key + i) for i in range(N_SEEDS[scale])]), strict=True)
     )
     truth = np.array(STUDY, float)
     inside = truth[:, 0] <= 250

@@ -12,7 +12,7 @@ from ..estimator import HNPE
 from ..posterior import HNPEPosterior
 from ..simulation import Simulations, simulate
 
-N_SEEDS = 5
+N_SEEDS = {"quick": 3, "paper": 5}
 
 
 @lru_cache(maxsize=128)
@@ -85,7 +85,7 @@ def draw_curves(panels: Mapping[str, Mapping[str, tuple[Any, Any]]], xlabel: str
             ax.plot(x, np.median(values, 0), "o-", color=f"C{k}", label=label, markersize=4)
         ax.set(xlabel=xlabel, ylabel=ylabel, title=title, **axes)
         ax.spines[["top", "right"]].set_visible(False)
-    lines, labels = ax.get_legend_handles_labels()
+    lines, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(lines, labels, loc="outside right upper", frameon=False)
     return figure
 

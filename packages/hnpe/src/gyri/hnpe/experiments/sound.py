@@ -27,10 +27,10 @@ def draws_of(setting: tuple[str, int]) -> dict[int, np.ndarray]:
 def sound_source(scale: str, key: int, sweep: Any) -> Result:
     """Two microphones; the recordings' sources have one coordinate in common.
 
-    Paper scale: about 1 CPU hour (extrapolated from the quick run: 80 times the steps, up to 100 others in place of
+    Paper scale: about 1 CPU hour (extrapolated from the quick run: 140 times the steps, up to 100 others in place of
     10).
     """
-    seeds = sweep(draws_of, [(scale, key + i) for i in range(N_SEEDS)])
+    seeds = sweep(draws_of, [(scale, key + i) for i in range(N_SEEDS[scale])])
     most = SIZES[scale][2]
     ratio = [s[most][:, 1].std() / s[0][:, 1].std() for s in seeds]
     error = [abs(s[most][:, 1].mean() - TRUTH[1]) / s[most][:, 1].std() for s in seeds]

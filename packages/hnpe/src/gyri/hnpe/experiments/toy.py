@@ -54,10 +54,10 @@ SHARP = "one network serves N = 0 to 10, and rounds off the exact posterior, whi
 def ridge(scale: str, key: int, sweep: Any) -> Result:
     """Noise-free toy model at (0.5, 0.5); posteriors given more and more recordings.
 
-    Paper scale: about 2 CPU hours (extrapolated from the quick run: 3 networks of 8 times the steps in place of 1, for
+    Paper scale: about 2 CPU hours (extrapolated from the quick run: 15 networks of 8 times the steps in place of 3, for
     up to 500 others in place of 10).
     """
-    seeds = sweep(ridge_of_seed, [(scale, key + i) for i in range(N_SEEDS)])
+    seeds = sweep(ridge_of_seed, [(scale, key + i) for i in range(N_SEEDS[scale])])
     numbers = list(seeds[0])
     last = numbers[-1]
     claims = [
@@ -84,19 +84,23 @@ def ridge(scale: str, key: int, sweep: Any) -> Result:
 
 # --- learned against exact --------------------------------------------------------------------------------------------
 
-EXACT = {"quick": ((1_000, 6_000), 40, 10, 8), "paper": ((1_000, 10_000, 50_000), 200, 100, 30)}
+# Simulations, of the raw mean too; epochs, numbers of others, test draws.
+EXACT: dict[str, Any] = {
+    "quick": ((1_000, 6_000), (6_000,), 40, (1, 10), 4),
+    "paper": ((1_000, 10_000, 50_000), (1_000, 10_000, 50_000), 200, (1, 50, 100), 30),
+}
 
 
 def divergence_of(setting: tuple[str, int, str, int]) -> np.ndarray:
-    """Mean Sinkhorn divergence to the exact posterior for N = 1, middle, largest; shape (3,)."""
+    """Mean Sinkhorn divergence to the exact posterior for each N."""
     scale, seed, aggregate, n_simulations = setting
-    _, epochs, n_max, n_tests = EXACT[scale]
-    model = ToyModel()
+    _, _, epochs, numbers, n_tests = EXACT[scale]
+    model, n_max = ToyModel(), numbers[-1]
     options = () if aggregate == "deepset" else (("aggregate", aggregate),)
     posterior = train(model, None, seed, n_simulations, (0, n_max), epochs, options)
     sims = simulate(999, model.prior, model, n_tests, n_max)
     rows = []
-    for n in (1, n_max // 2, n_max):
+    for n in numbers:
         found = draw(posterior, seed, first(sims, n))
         exact = jax.vmap(lambda k, x, e: model.posterior_sample(k, (500,), x, e))(
             jax.random.split(jax.random.key(seed), n_tests), sims.x, sims.x_extra[:, :n]
@@ -109,13 +113,14 @@ def divergence_of(setting: tuple[str, int, str, int]) -> np.ndarray:
 def learned_vs_exact(scale: str, key: int, sweep: Any) -> Result:
     """Noise-free toy model; Sinkhorn divergence over draws from the prior, learned features against the raw mean.
 
-    Paper scale: about 2 CPU hours (extrapolated from the quick run: 40 times the steps, up to 100 others in place of
+    Paper scale: about 2 CPU hours (extrapolated from the quick run: 70 times the steps, up to 100 others in place of
     10).
     """
-    sizes, _, n_max, _ = EXACT[scale]
-    kinds = [(a, n) for a in ("deepset", "mean") for n in sizes]
-    rows = sweep(divergence_of, [(scale, key + i, *kind) for kind in kinds for i in range(N_SEEDS)])
-    found = dict(zip(kinds, np.array(rows).reshape(len(kinds), N_SEEDS, 3), strict=True))
+    sizes, mean_sizes, _, numbers, _ = EXACT[scale]
+    n_max = numbers[-1]
+    kinds = [("deepset", n) for n in sizes] + [("mean", n) for n in mean_sizes]
+    rows = sweep(divergence_of, [(scale, key + i, *kind) for kind in kinds for i in range(N_SEEDS[scale])])
+    found = dict(zip(kinds, np.array(rows).reshape(len(kinds), N_SEEDS[scale], len(numbers)), strict=True))
     most, least = found["deepset", sizes[-1]][:, -1], found["deepset", sizes[0]][:, -1]
     claims = [
         Claim.at_least(
@@ -129,12 +134,9 @@ def learned_vs_exact(scale: str, key: int, sweep: Any) -> Result:
         ),
         Claim.info(f"divergence at N = {n_max}, {sizes[-1]} simulations", None, most),
     ]
-    curves = {
-        f"{'learned features' if a == 'deepset' else 'raw mean'}, {n}": ((1, n_max // 2, n_max), found[a, n])
-        for a, n in kinds
-    }
+    curves = {f"{'learned features' if a == 'deepset' else 'raw mean'}, {n}": (numbers, found[a, n]) for a, n in kinds}
     figure = draw_curves({"To the exact posterior": curves}, "N", "Sinkhorn divergence", yscale="log")
-    caption = f"Mean over test draws; median and range over {N_SEEDS} networks; numbers of simulations."
+    caption = f"Mean over test draws; median and range over {N_SEEDS[scale]} networks; numbers of simulations."
     return Result(claims, {"Divergence": figure}, Data.simulated("toy model without noise"), {"Divergence": caption})
 
 
@@ -151,15 +153,17 @@ TRUTHS = [
     (0.1, 0.5),
     (0.5, 0.9),
 ]
-# Numbers of others, truths, simulations a round, rounds, epochs, simulations of ABC, steps of the variational method.
+MANY = tuple(int(n) for n in np.unique(np.logspace(0, 3, 20).astype(int)))
+# Numbers of others, the peers' numbers and noises, truths, simulations a round, rounds, epochs,
+# simulations of ABC, steps of the variational method.
 DISTANCE: dict[str, dict[str, Any]] = {
     "quick": {
         "numbers": (1, 10), "truths": TRUTHS[:3], "n": 4_000, "rounds": 1, "epochs": 20, "abc": 20_000, "steps": 60,
-        "noises": (0.0, 0.05), "naive": 10,
+        "noises": (0.0, 0.05), "naive": 10, "peers": (10,), "peer_noises": (0.0,),
     },
     "paper": {
-        "numbers": tuple(int(n) for n in np.unique(np.logspace(0, 3, 20).astype(int))), "truths": TRUTHS, "n": 10_000,
-        "rounds": 5, "epochs": 200, "abc": 50_000, "steps": 1_000, "noises": (0.0, 0.05), "naive": None,
+        "numbers": MANY, "truths": TRUTHS, "n": 10_000, "rounds": 5, "epochs": 200, "abc": 50_000, "steps": 1_000,
+        "noises": (0.0, 0.05), "naive": None, "peers": MANY, "peer_noises": (0.0, 0.05),
     },
 }  # fmt: skip
 METHODS = ("HNPE", "naive", "h-ABC", "LFVI")
@@ -191,7 +195,7 @@ def distances_of(setting: tuple[str, int, str, float]) -> np.ndarray:
     scale, seed, method, noise = setting
     size, model = DISTANCE[scale], ToyModel(noise=noise)
     rows = []
-    for n in size["numbers"]:
+    for n in size["numbers" if method == "HNPE" else "peers"]:
         each = []
         for i, theta in enumerate(size["truths"]):
             sims = fixed(model, theta, 77 + 100 * seed + i, 1, max(size["numbers"]))
@@ -200,10 +204,10 @@ def distances_of(setting: tuple[str, int, str, float]) -> np.ndarray:
     return np.array(rows)
 
 
-def exact_slope(key: int) -> np.ndarray:
-    """Slope of log distance of beta over log N under the exact noise-free posterior, for each of five seeds."""
+def exact_slope(key: int, n_seeds: int) -> np.ndarray:
+    """Slope of log distance of beta over log N under the exact noise-free posterior, for each seed."""
     model, numbers, slopes = ToyModel(), np.array([30, 100, 300, 1000]), []
-    for seed in range(N_SEEDS):
+    for seed in range(n_seeds):
         sims = fixed(model, [0.5, 0.5], 5000 + key + seed, 40, 1000)
         values = []
         for n in numbers:
@@ -224,16 +228,17 @@ def distance_to_truth(scale: str, key: int, sweep: Any) -> Result:
     """
     size = DISTANCE[scale]
     numbers = size["numbers"]
-    kinds = [(m, noise) for noise in size["noises"] for m in METHODS]
-    rows = sweep(distances_of, [(scale, key + i, m, noise) for m, noise in kinds for i in range(N_SEEDS)])
-    found = dict(zip(kinds, np.array(rows).reshape(len(kinds), N_SEEDS, len(numbers), 2), strict=True))
+    kinds = [(m, noise) for noise in size["noises"] for m in METHODS if m == "HNPE" or noise in size["peer_noises"]]
+    rows = sweep(distances_of, [(scale, key + i, m, noise) for m, noise in kinds for i in range(N_SEEDS[scale])])
+    n_seeds = N_SEEDS[scale]
+    found = {kind: np.array(rows[i * n_seeds : (i + 1) * n_seeds]) for i, kind in enumerate(kinds)}
     clean, noisy = (found["HNPE", noise] for noise in size["noises"])
     last, falls = numbers[-1], lambda rows: rows[:, -1, 1] / rows[:, 0, 1]
     slope = "exact posterior, no noise: slope of log distance of beta over log N"
     claims = [
         Claim.at_most(f"HNPE, no noise: distance of beta, N = {last} over 1", "decreases", falls(clean), 0.7),
         Claim.at_most(f"HNPE, noise 0.05: distance of beta, N = {last} over 1", "decreases", falls(noisy), 0.9),
-        Claim.between(slope, "-2", exact_slope(key), -2.4, -1.6),
+        Claim.between(slope, "-2", exact_slope(key, n_seeds), -2.4, -1.6),
         *(
             Claim.info(f"no noise: distance of beta at N = {numbers[-1]}, {m} over HNPE", "above 1",
                        found[m, 0.0][:, -1, 1] / clean[:, -1, 1])
@@ -241,10 +246,16 @@ def distance_to_truth(scale: str, key: int, sweep: Any) -> Result:
         ),
     ]  # fmt: skip
     panels = {
-        f"{name}, noise {noise:g}": {m: (numbers, found[m, noise][..., i]) for m in METHODS}
+        f"{name}, noise {noise:g}": {
+            m: (numbers if m == "HNPE" else size["peers"], found[m, noise][..., i])
+            for m in METHODS
+            if (m, noise) in found
+        }
         for noise in size["noises"]
         for i, name in enumerate(("alpha", "beta"))
     }
     figure = draw_curves(panels, "N", "distance to the truth", xscale="log", yscale="log")
-    caption = f"Variance plus squared error, median over truths; median and range over {N_SEEDS} seeds."
+    caption = f"Variance plus squared error, median over truths; median and range over {n_seeds} seeds."
+    if scale == "quick":
+        caption += f" The peers at N = {last} without noise only."
     return Result(claims, {"Distance": figure}, Data.simulated("toy model"), {"Distance": caption})
