@@ -410,3 +410,9 @@ def test_bad_samples_and_indices(data):
         guide.sample_posterior(0, params, data, indices={"cities": [0]})
     with pytest.raises(ValueError, match="amortize"):
         AutoPAVI(gre, amortize=False, **SMALL).encodings({}, data)
+
+
+def test_the_whole_is_set_up_once():
+    """Each call on all copies would compile anew."""
+    guide, x = AutoPAVI(gre, **SMALL), jnp.zeros((6, 3, 2))
+    assert guide.full.setup((x,), {}) is guide.full.setup((x,), {}) is not guide.setup((x,), {})

@@ -154,6 +154,7 @@ class AutoPAVI(AutoGuide):
         """The same guide on all copies of all plates, whatever `subsample_sizes`: for `Predictive`."""
         other = copy.copy(self)
         other._full = True
+        other._setups = self._setups  # a copy has none of its own: each call would compile anew
         return other
 
     # --- as a NumPyro guide

@@ -19,13 +19,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "adda": {},
 }
 BUDGET: dict[str, dict[str, int]] = {
-    "quick": {"n_epochs": 12, "n_warmup": 5, "n_subpolicies": 2},
+    "quick": {"n_epochs": 8, "n_warmup": 4, "n_subpolicies": 1},
     "paper": {"n_epochs": 100, "n_warmup": 20, "n_subpolicies": 5},
 }
 OPERATIONS: dict[str, tuple[str, ...] | None] = {
     "quick": ("time_reverse", "sign_flip", "frequency_shift", "gaussian_noise", "channels_dropout"), "paper": None,
 }  # fmt: skip
-EVERY = {"quick": 6, "paper": 5}
+EVERY = {"quick": 4, "paper": 5}
 
 
 def search_with(fold: Fold, scale: str, seed: int, method: str, **options: Any) -> PolicySearch:

@@ -19,7 +19,7 @@ QUICK: dict[str, Any] = {"n_subjects": 8, "n_windows": 50, "sfreq": 40.0, "windo
 PARTS = {"quick": (1 / 8, 2 / 8, 5 / 8), "paper": (0.8 * 70 / 78, 0.2 * 70 / 78, 8 / 78)}
 EPOCHS = {"quick": 30, "paper": 300}
 PATIENCE = {"quick": 30, "paper": 30}
-N_SEEDS = {"quick": 5, "paper": 10}
+N_SEEDS = {"quick": 3, "paper": 10}
 
 
 class Fold(NamedTuple):

@@ -35,20 +35,10 @@ def perceptron(weights: list[tuple], x: Any) -> Any:
     return jnp.tanh(x.reshape(len(x), -1) @ W1 + b1) @ W2 + b2
 
 
-def learn_polarity(seed: int, n_steps: int = 400) -> np.ndarray:
-    """Probability of a flip learned for each class, where validation windows of class 0 have both signs.
-
-    Examples
-    --------
-    >>> learn_polarity(0, n_steps=2).shape
-    (3,)
-    """
-    rng = np.random.default_rng(seed)
-    sets: Any = [polarity_windows(rng, 300, both) for both in (False, True)]
-    (X, y), (X_valid, y_valid) = jax.tree.map(jnp.asarray, sets)
-    layers = list(pairwise(SIZES))
-    theta = [(jnp.asarray(rng.standard_normal(s) / s[0] ** 0.5, jnp.float32), jnp.zeros(s[1])) for s in layers]
-    policy = init_policy(seed, 1, n_subpolicies=1, n_stages=1, n_classes=3)
+@jax.jit
+def search(sets: Any, carry: tuple, keys: Any) -> tuple:
+    """Learner and policy after a step for each key: compiled once for all seeds."""
+    (X, y), (X_valid, y_valid) = sets
 
     def loss(theta: list, x: Any, y: Any) -> Any:
         return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(perceptron(theta, x)), y[:, None], 1))
@@ -66,9 +56,24 @@ def learn_polarity(seed: int, n_steps: int = 400) -> np.ndarray:
         theta = jax.tree.map(lambda t, u: t - 5e-3 * u, theta, move)
         return (theta, policy, opt_theta, opt_policy), None
 
+    return jax.lax.scan(step, carry, keys)[0]
+
+
+def learn_polarity(seed: int, n_steps: int = 400) -> np.ndarray:
+    """Probability of a flip learned for each class, where validation windows of class 0 have both signs.
+
+    Examples
+    --------
+    >>> learn_polarity(0, n_steps=2).shape
+    (3,)
+    """
+    rng = np.random.default_rng(seed)
+    sets: Any = [polarity_windows(rng, 300, both) for both in (False, True)]
+    layers = list(pairwise(SIZES))
+    theta = [(jnp.asarray(rng.standard_normal(s) / s[0] ** 0.5, jnp.float32), jnp.zeros(s[1])) for s in layers]
+    policy = init_policy(seed, 1, n_subpolicies=1, n_stages=1, n_classes=3)
     carry = (theta, policy, adam().init(theta), adam(0.5).init(policy))
-    keys = jax.random.split(jax.random.key(seed), n_steps)
-    (_, policy, _, _), _ = jax.jit(lambda carry, keys: jax.lax.scan(step, carry, keys))(carry, keys)
+    _, policy, _, _ = search(jax.tree.map(jnp.asarray, sets), carry, jax.random.split(jax.random.key(seed), n_steps))
     return np.asarray(policy.probabilities).ravel()
 
 
@@ -76,7 +81,7 @@ def learn_polarity(seed: int, n_steps: int = 400) -> np.ndarray:
 def polarity(scale: str, key: int, sweep: Any) -> Result:
     """Three classes of bumps: the sign of one may be flipped, those of the others tell them apart.
 
-    Paper scale: about 2 CPU minutes (extrapolated from the quick run: 4 times the seeds).
+    Paper scale: about 10 CPU seconds (extrapolated from the quick run: 4 times the seeds; compilation stays).
     """
     n_seeds = {"quick": 5, "paper": 20}[scale]
     found = np.array(sweep(learn_polarity, [key + i for i in range(n_seeds)]))

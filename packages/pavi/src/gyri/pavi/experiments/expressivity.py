@@ -59,7 +59,7 @@ def bound_of(setting: tuple[str, str, str, int]) -> float:
 def expressivity(scale: str, key: int, sweep: Any) -> Result:
     """ELBOs on data sets drawn from the model, each method on the same ones.
 
-    Paper scale: about 3 CPU hours (extrapolated from the quick run: 9 methods in place of 4, 4 times the seeds, 10
+    Paper scale: about 1 CPU hour (extrapolated from the quick run: 9 methods in place of 4, 4 times the seeds, 10
     times the steps).
     """
     methods, n_seeds, _ = SIZES[scale]

@@ -1,6 +1,7 @@
 """Parcellation of the cortex, with label probabilities of each vertex of each subject."""
 
-from functools import partial
+import copy
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from .setting import N_SEEDS, n_weights
 
 # (Subjects, sessions, vertices, dimensions), networks, subjects a step, steps.
 SIZES: dict[str, Any] = {
-    "quick": ((10, 2, 100, 8), 4, 4, 1_500),
+    "quick": ((10, 2, 100, 8), 4, 4, 1_000),
     "paper": ((100, 2, 1_000, 16), 7, 10, 20_000),
 }
 
@@ -36,15 +37,23 @@ def start_at_clusters(x: np.ndarray, n_networks: int, seed: int) -> Any:
     return init_to_value(values=dict.fromkeys(("mu", "mu_subject", "mu_session"), centres))
 
 
+@lru_cache(maxsize=4)
+def shared_guide(n_networks: int, b: int) -> AutoPAVI:
+    """One guide for all seeds, compiled once."""
+    model = partial(ms_hbm, n_networks=n_networks, labels="free", log_ranges=NARROW)
+    return AutoPAVI(model, encoding_size=16, subsample_sizes={"subjects": b})
+
+
 def parcellate(setting: tuple[str, int]) -> dict[str, Any]:
     """Recovery of networks and labels for one simulated data set."""
     scale, seed = setting
     sizes, n_networks, b, steps = SIZES[scale]
     latents, x, labels = simulate_ms_hbm(seed, *sizes, n_networks=n_networks, labels="free")
-    model = partial(ms_hbm, n_networks=n_networks, labels="free", log_ranges=NARROW)
-    clusters = start_at_clusters(np.asarray(x), n_networks, seed)
-    guide = AutoPAVI(model, encoding_size=16, subsample_sizes={"subjects": b}, init_loc_fn=clusters)
-    result = fit(guide, jax.random.key(seed), steps, x, progress_bar=False)
+    guide = shared_guide(n_networks, b)
+    at_clusters = copy.copy(guide)
+    at_clusters.init_loc_fn = start_at_clusters(np.asarray(x), n_networks, seed)
+    start = fit(at_clusters, jax.random.key(seed), 0, x, progress_bar=False).params
+    result = fit(guide, jax.random.key(seed), steps, x, init_params=start, progress_bar=False)
     draws = guide.sample_posterior(jax.random.key(seed), result.params, x, sample_shape=(20,))
     truth, found = np.asarray(latents["mu"])[:, 0, 0, 0], np.asarray(draws["mu"].mean(0))[:, 0, 0, 0]
     order = match(truth, found)
@@ -67,7 +76,7 @@ def parcellate(setting: tuple[str, int]) -> dict[str, Any]:
 def parcellation(scale: str, key: int, sweep: Any) -> Result:
     """MS-HBM with free labels, subjects drawn at random while training; networks are matched to the true ones.
 
-    Paper scale: about 12 CPU hours (extrapolated from the quick run: 13 times the steps, some 90 times the work a
+    Paper scale: about 12 CPU hours (extrapolated from the quick run: 20 times the steps, some 90 times the work a
     step).
     """
     (_, _, _, dim), n_networks, _, _ = SIZES[scale]

@@ -24,9 +24,10 @@ WHOLE: dict[str, Any] = {
     "cascading": AutoCascadingFlow,
 }
 METHODS = (*SHARED, *WHOLE, "UIVI")
-# Methods, numbers of groups, groups a step, steps, seeds. The quick ones are those that come near.
+# Methods, numbers of groups, groups a step, steps, seeds. The quick ones are those that come near,
+# but for UIVI, which takes as long as all of them.
 PEERS: dict[str, Any] = {
-    "quick": (("PAVI-F", "PAVI-E", "whole-space flow", "UIVI"), (20,), 2, 2_000, 1),
+    "quick": (("PAVI-F", "PAVI-E", "whole-space flow"), (20,), 2, 2_000, 1),
     "paper": (METHODS, (2, 20, 200, 2_000), 2, 10_000, 5),
 }
 FIELDS = ("gap", "seconds", "weights", "bytes")
@@ -34,7 +35,7 @@ SHOWN = (("gap per group", "nat"), ("time", "s"), ("weights", ""), ("memory", "M
 
 
 def peer_of(setting: tuple[str, int, str]) -> np.ndarray:
-    """Gap per group, seconds of a second training, weights, temporary bytes of its program: (n_numbers, 4)."""
+    """Gap per group, seconds without compilation, weights, temporary bytes of its program: (n_numbers, 4)."""
     scale, seed, method = setting
     _, numbers, b, steps, _ = PEERS[scale]
     rows = []
@@ -73,14 +74,14 @@ def step_bytes(sizes: tuple[int, int, int], b: int, method: str) -> int:
 def fit_uivi(x: Any, seed: int, steps: int) -> dict[str, float | int]:
     """Unbiased implicit VI, whose bound is estimated from below; its program's memory is not known from outside."""
     key, seconds = jax.random.key(seed), []
-    for n in (1, steps):  # each compiles: the difference is the steps
+    for n in (1, 1, steps):  # each compiles, the first one more: the difference of the others is the steps
         started = time.process_time()
         result = uivi_fit(gre, key, n, x)
         jax.block_until_ready(result.log_joints)
         seconds.append(time.process_time() - started)
     return {
         "bound": float(result.elbo(key)),
-        "seconds": max(seconds[1] - seconds[0], 1e-3),
+        "seconds": max(seconds[2] - seconds[1], 1e-3),
         "weights": n_weights(result.params["network"]),
         "bytes": np.nan,
     }
@@ -105,10 +106,9 @@ def peers(scale: str, key: int, sweep: Any) -> Result:
             if np.isfinite(value).all():
                 claims.append(Claim.info(f"{method}: {label}, G = {last}", None, value, unit=unit))
     figures = {"Quality": draw_quality({m: rows[:, -1] for m, rows in found.items()})}
-    captions = {
-        "Quality": f"{last} groups, {steps} steps; a point a seed; time without compilation, that of UIVI "
-        "to about a second: it is the difference of two fits."
-    }
+    captions = {"Quality": f"{last} groups, {steps} steps; a point a seed; time without compilation."}
+    if "UIVI" in found:
+        captions["Quality"] += " That of UIVI is good to about a second: it is the difference of two fits."
     if len(numbers) > 1:
         axes = {"xscale": "log", "yscale": "log"}
         for k, label in enumerate(("gap per group (nat)", "time (s)", "weights", "memory (bytes)")):

@@ -12,9 +12,9 @@ from ..image import restore_image
 from ..metrics import psnr
 from .setting import photograph, recipe, show_images
 
-SIZES = {"quick": (128, 40), "paper": (128, 300)}  # side, steps
+SIZES = {"quick": (128, 20), "paper": (128, 300)}  # side, steps
 PENALTIES = (0.003, 0.01, 0.03)
-SENSED = {"quick": (400, 40), "paper": (2000, 300)}  # samples, steps
+SENSED = {"quick": (400, 25), "paper": (2000, 300)}  # samples, steps
 
 
 def inpaint(setting: tuple[int, int, float, str, int]) -> tuple[float, np.ndarray]:
@@ -95,7 +95,7 @@ def inverse_problems(scale: str, key: int, sweep: Any) -> Result:
     Fixed priors get the best of three penalties, learned ones one penalty. Compressed sensing: each signal through 15
     Gaussian projections of its own, signals that are sparse in a dictionary, and piecewise constant ones.
 
-    Paper scale: about 20 CPU minutes (extrapolated from the quick run: 7.5 times the steps, 5 times the samples).
+    Paper scale: about 20 CPU minutes (extrapolated from the quick run: 15 times the steps, 5 times the samples).
     """
     side, max_steps = SIZES[scale]
     rows = dict(zip(METHODS, sweep(inpaint, [(key, side, 0.5, name, max_steps) for name in METHODS])))
