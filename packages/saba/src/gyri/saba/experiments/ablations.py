@@ -12,7 +12,7 @@ from .setting import draw_curves, make_tuned, quadratic_metrics, seeds, solve
 
 N_RECORDS = 20
 STEP = 0.1
-SIZES = {"quick": 5, "paper": 10}  # seeds
+SIZES = {"quick": 2, "paper": 10}  # seeds
 VARIANTS: dict[str, dict[str, tuple[str, float, dict[str, Any]]]] = {
     "Size of a block": {
         **{f"{size} rows": ("saba", 1.0, {"batch_size": size}) for size in (1, 16, 64)},
@@ -69,7 +69,7 @@ def rate_of(setting: tuple[int, int, int]) -> np.ndarray:
 def ablations(scale: str, key: int, sweep: Any) -> Result:
     """Quadratic problem with 256 + 256 samples, equal passes over the data for all.
 
-    Paper scale: about 2 CPU minutes (extrapolated from the quick run: twice the seeds; compilation stays).
+    Paper scale: about 2 CPU minutes (extrapolated from the quick run: 5 times the seeds; compilation stays).
     """
     n_seeds = SIZES[scale]
     settings = [(panel, label, key, n_seeds) for panel, variants in VARIANTS.items() for label in variants]

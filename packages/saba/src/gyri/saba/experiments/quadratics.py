@@ -13,7 +13,7 @@ from .setting import LABELS, draw_curves, make_tuned, quadratic_metrics, seeds, 
 # Inner samples, size of x, iterations, seeds.
 SIZES = {"quick": ((1024, 10),), "paper": ((1024, 10), (1024, 100), (32_768, 10), (32_768, 100))}
 N_STEPS = {"quick": 8_000, "paper": 40_000}
-N_SEEDS = {"quick": 5, "paper": 10}
+N_SEEDS = {"quick": 2, "paper": 10}
 N_RECORDS = 20
 # Inner step, and its ratio to the outer one.
 TUNED: dict[str, tuple[float, float, dict[str, Any]]] = {
@@ -49,7 +49,7 @@ def run_solver(setting: tuple[str, int, int, int, int, int]) -> tuple[np.ndarray
 def quadratics(scale: str, key: int, sweep: Any) -> Result:
     """Gaps of the value function; z of 100 numbers, blocks of 64 of 1024 and more samples.
 
-    Paper scale: about 20 CPU minutes (extrapolated from the quick run: 4 problems in place of 1, twice the seeds, 5
+    Paper scale: about 20 CPU minutes (extrapolated from the quick run: 4 problems in place of 1, 5 times the seeds, 5
     times the iterations).
     """
     n_seeds, n_steps = N_SEEDS[scale], N_STEPS[scale]
