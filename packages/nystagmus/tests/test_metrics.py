@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gyri.nystagmus import pattern_correlation
@@ -23,6 +23,7 @@ def by_definition(pattern, atom):
     return best
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1000), st.integers(3, 20), st.integers(2, 35))
 def test_score_is_its_definition(seed, n_period, n_atom):
     rng = np.random.default_rng(seed)

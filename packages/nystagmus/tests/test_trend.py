@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import lsq_linear
 
@@ -20,6 +20,7 @@ def tv_trend(x, mu):
     return x - steps.T @ lsq_linear(steps.T, x, (-mu, mu), tol=1e-14).x
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1000), st.integers(2, 15))
 def test_above_mu_max_the_trend_is_constant_and_below_it_is_not(seed, n):
     x = np.random.default_rng(seed).standard_normal(n)
@@ -91,6 +92,7 @@ def test_scales_by_their_definitions():
         np.testing.assert_allclose(trend_level(spiked, 0.2, scale, mask=mask), trend_level(x, 0.2, scale), rtol=0.05)
 
 
+@settings(deadline=None)
 @given(st.floats(0.1, 100))
 def test_levels_scale_with_the_data_as_the_model_does(s):
     x = simulate_nystagmus(0, n_times=2000).recording

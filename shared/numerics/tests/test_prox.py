@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
@@ -24,6 +24,7 @@ def test_soft_threshold_minimises_its_objective(dtype, positive):
     assert np.abs(result - grid[objective.argmin(0)]).max() <= 1e-4
 
 
+@settings(deadline=None)
 @given(x=FLOATS, t=st.floats(0, 100, width=32, allow_subnormal=False))
 def test_soft_threshold_satisfies_the_optimality_conditions(x, t):
     u = float(soft_threshold(jnp.float32(x), jnp.float32(t)))
@@ -33,6 +34,7 @@ def test_soft_threshold_satisfies_the_optimality_conditions(x, t):
         assert abs((x - u) - t * np.sign(u)) <= 1e-6 * max(abs(x), t)
 
 
+@settings(deadline=None)
 @given(x=FLOATS, y=FLOATS, t=st.floats(0, 100, width=32, allow_subnormal=False))
 def test_soft_threshold_is_nonexpansive(x, y, t):
     u, v = (float(soft_threshold(jnp.float32(value), jnp.float32(t))) for value in (x, y))

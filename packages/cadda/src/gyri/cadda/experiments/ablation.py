@@ -33,12 +33,11 @@ def ablation(scale: str, key: int, sweep: Any) -> Result:
     runs = sweep(compare, [(scale, key + i) for i in range(N_SEEDS[scale])])
     test = {name: np.array([run[name] for run in runs]) for name in runs[0]}
     claims = [Claim.info(f"test balanced accuracy, {name} start", None, values) for name, values in test.items()]
-    gain = np.median(test["relax, warm"] - np.maximum(test["softmax, warm"], test["gumbel, warm"]))
-    what = "RELAX over the better of the others, warm start", "0 or above", gain
-    if scale == "paper":
-        claims.append(Claim.at_least(*what, 0.0))
-    else:
-        claims.append(Claim.info(*what, note="short trainings move by more between runs: compared at paper scale"))
+    claims.append(Claim.at_least(
+        "RELAX over the better of the others, warm start", "0 or above",
+        np.median(test["relax, warm"] - np.maximum(test["softmax, warm"], test["gumbel, warm"])), 0.0,
+        note="estimators differ by less than seeds do, and the better of two is picked after the fact",
+    ))  # fmt: skip
     figure, (ax,) = new_figure()
     show_distributions(ax, list(test), list(test.values()), "test balanced accuracy")
     captions = {"ablation": "Test balanced accuracy by estimator and start of the network; a point a seed."}
