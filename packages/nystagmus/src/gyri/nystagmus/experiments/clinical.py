@@ -12,6 +12,7 @@ from ..metrics import pattern_correlation
 SFREQ = 1000.0
 # Segments, samples, atoms, length of an atom, reg, weight of the trend, frequency: the last one is ours.
 PATIENTS = {"A": (6, 1200, 3, 200, 0.7, 0.2, 6.0), "B": (9, 3500, 3, 500, 0.2, 0.1, 3.5)}
+N_DRAWS = {"quick": 2, "paper": 5}  # simulated patients for each
 SMOOTHING = 21  # samples of the Hann window
 
 
@@ -45,13 +46,15 @@ def fit_patient(setting: tuple[str, int, int]) -> tuple[float, Any, np.ndarray]:
 def clinical(scale: str, key: int, sweep: Any) -> Result:
     """Segments as trials, each centred and divided by its norm; three atoms, sparsity and trend as in the authors'.
 
-    The recordings are not published. Five simulated patients each stand for them: a jerk at 6 Hz and a pendular
-    movement at 3.5 Hz under small saccades. `gyri.nystagmus.datasets.load_eyefant` reads the device's own files.
+    The recordings are not published. Simulated patients stand for them, two each (paper scale: five): a jerk at 6 Hz
+    and a pendular movement at 3.5 Hz under small saccades. `gyri.nystagmus.datasets.load_eyefant` reads the device's
+    own files.
 
-    Paper scale: about 10 CPU minutes (extrapolated from the quick run: up to 5 times the iterations).
+    Paper scale: about 10 CPU minutes (extrapolated from the quick run: 2.5 times the patients, up to 5
+    times the iterations).
     """
     max_iter = 20 if scale == "quick" else 100
-    settings = [(name, key + i, max_iter) for name in PATIENTS for i in range(5)]
+    settings = [(name, key + i, max_iter) for name in PATIENTS for i in range(N_DRAWS[scale])]
     runs = dict(zip(settings, sweep(fit_patient, settings), strict=True))
     claims = []
     for name in PATIENTS:
@@ -69,5 +72,7 @@ def clinical(scale: str, key: int, sweep: Any) -> Result:
     captions = {
         f"Patient {name}": f"Atoms of the first simulated patient {name}, at their median size." for name in PATIENTS
     }
-    data = Data.stand_in(for_="the paper's recordings of two patients", used="simulated nystagmus, five patients each")
+    data = Data.stand_in(
+        for_="the paper's recordings of two patients", used=f"simulated nystagmus, {N_DRAWS[scale]} patients each"
+    )
     return Result(claims, figures, data, captions)

@@ -9,7 +9,7 @@ from gyri.reproduce import Claim, Data, Result, experiment
 from ..trend import tv_threshold
 from .setting import SFREQ, draw_eye, fit_eye, score_fit
 
-SIZES = {"quick": (5, 5000, 40), "paper": (20, 10_000, 100)}
+SIZES = {"quick": (3, 5000, 40), "paper": (20, 10_000, 100)}
 FACTORS = np.geomspace(0.05, 5, 7)  # of the threshold of the true nystagmus
 
 
@@ -30,7 +30,7 @@ def scan_smoothing(setting: tuple[int, int, int]) -> np.ndarray:
 def smoothing(scale: str, key: int, sweep: Any) -> Result:
     """Correlation and detrending error from a twentieth to five times the level that flattens the true nystagmus.
 
-    Paper scale: about 4 CPU minutes (a part of the 11 that the README has for all four: 4 times the recordings, 5 times
+    Paper scale: about 4 CPU minutes (a part of the 11 that the README has for all four: 7 times the recordings, 5 times
     the work of each).
     """
     n_signals, n_times, max_iter = SIZES[scale]
