@@ -103,7 +103,7 @@ def selection(scale: str, key: int, sweep: Any) -> Result:
 
     The authors' code was run on the same data, from another start and in another order of the blocks.
 
-    Paper scale: about 20 CPU minutes (extrapolated from the quick run: 5 times the seeds, 14 times the exact solutions
+    Paper scale: about 20 CPU minutes (extrapolated from the quick run: 5 times the seeds, 35 times the exact solutions
     that records need).
     """
     curves = run_source("simulated_ijcnn1", SIZES[scale], key, sweep)
