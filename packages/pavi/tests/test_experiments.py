@@ -15,7 +15,7 @@ def in_turn(function, items):
 def small(monkeypatch):
     """Two seeds, few groups, few steps."""
     for module in (convergence, parcellation, random_effects):
-        monkeypatch.setattr(module, "N_SEEDS", 2)
+        monkeypatch.setattr(module, "N_SEEDS", {"quick": 2})
     monkeypatch.setitem(random_effects.ENCODING, "quick", ((12, 4, 2), (1, 16), 20))
     monkeypatch.setitem(random_effects.SCALING, "quick", ((6, 8), 2, 20))
     monkeypatch.setitem(random_effects.PARTS, "quick", (12, (2, 10), 20))

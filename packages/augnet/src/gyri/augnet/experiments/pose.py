@@ -19,7 +19,7 @@ SETTINGS: dict[str, tuple[int, int, int, int, tuple[int, ...], tuple[bool, ...]]
     "quick": (16, 1536, 64, 40, (1, 8, 16, 32), (True, True, True)),
     "paper": (32, 10_000, 128, 20, (1, 32, 64, 128, 256), (False, True, True, True)),
 }
-DRAWS = {"quick": (5, 2), "paper": (5, 5)}  # of the selective penalty, of the others
+DRAWS = {"quick": (5, 1), "paper": (5, 5)}  # of the selective penalty, of the others
 TRUE_DEGREES = 45.0
 METHODS: dict[str, dict[str, Any]] = {
     "selective": {"reg": 0.5},
@@ -70,9 +70,9 @@ def pose(scale: str, key: int, sweep: Any) -> Result:
     """Two pictures, upright or upside down, turned by up to 45 degrees; five affine transforms, rotations up to 180.
 
     The paper's pictures of Mario and Iggy are not free: two digits of scikit-learn stand in for them. Five draws
-    of the selective penalty, at quick scale two of the others.
+    of the selective penalty, at quick scale one of the others.
 
-    Paper scale: about 20 CPU hours, a GPU is advised (extrapolated from the quick run: 6 times the images in all, 340
+    Paper scale: about 20 CPU hours, a GPU is advised (extrapolated from the quick run: 8 times the images in all, 340
     times the operations an image).
     """
     draws = {name: DRAWS[scale][name != "selective"] for name in METHODS}

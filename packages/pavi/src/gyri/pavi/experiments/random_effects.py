@@ -34,11 +34,12 @@ def encoding_gap(setting: tuple[str, int, int]) -> float:
 def encoding_size(scale: str, key: int, sweep: Any) -> Result:
     """PAVI-F with affine flows on four dimensions: a posterior of a copy has 4 + 10 numbers.
 
-    Paper scale: about 3 CPU minutes (extrapolated from the quick run: 3 times the sizes, 8 times the steps).
+    Paper scale: about 3 CPU minutes (extrapolated from the quick run: 1.7 times the seeds, 3 times the sizes, 8 times
+    the steps).
     """
     sizes = ENCODING[scale][1]
-    gaps = sweep(encoding_gap, [(scale, key + i, size) for i in range(N_SEEDS) for size in sizes])
-    gaps = np.array(gaps).reshape(N_SEEDS, len(sizes))
+    gaps = sweep(encoding_gap, [(scale, key + i, size) for i in range(N_SEEDS[scale]) for size in sizes])
+    gaps = np.array(gaps).reshape(N_SEEDS[scale], len(sizes))
     claims = [
         Claim.at_least("gap at E = 1 over E = 16", "falls", gaps[:, 0] / gaps[:, sizes.index(16)], 5.0),
         Claim.at_most("gap per group at E = 16", None, gaps[:, sizes.index(16)], 0.2, unit="nat"),
@@ -48,7 +49,7 @@ def encoding_size(scale: str, key: int, sweep: Any) -> Result:
         claims.append(Claim.at_least("gap at E = 32 over E = 16", "plateau", ratio, 0.5))
     axes = {"xscale": "log", "yscale": "log"}
     figure = draw_curves({"PAVI-F": (sizes, gaps)}, "size of the encoding", "gap per group (nat)", **axes)
-    caption = f"log p(X) - ELBO on all groups; median and range over {N_SEEDS} seeds."
+    caption = f"log p(X) - ELBO on all groups; median and range over {N_SEEDS[scale]} seeds."
     return Result(claims, {"Encoding": figure}, DATA, {"Encoding": caption})
 
 
@@ -95,12 +96,13 @@ def mean_field(seed: int, sizes: tuple[int, int, int], b: int, steps: int) -> tu
 def scaling(scale: str, key: int, sweep: Any) -> Result:
     """The same steps, each on the same number of random groups, for more and more groups in all.
 
-    Paper scale: about 5 CPU minutes (extrapolated from the quick run: 4 times the steps, twice the numbers of groups).
+    Paper scale: about 5 CPU minutes (extrapolated from the quick run: 1.7 times the seeds, 4 times the steps, twice
+    the numbers of groups).
     """
     numbers, _, steps = SCALING[scale]
     methods = (*METHODS, "mean field")
-    rows = sweep(scaling_of, [(scale, key + i, method) for method in methods for i in range(N_SEEDS)])
-    found = dict(zip(methods, np.array(rows).reshape(len(methods), N_SEEDS, len(numbers), 3), strict=True))
+    rows = sweep(scaling_of, [(scale, key + i, method) for method in methods for i in range(N_SEEDS[scale])])
+    found = dict(zip(methods, np.array(rows).reshape(len(methods), N_SEEDS[scale], len(numbers), 3), strict=True))
     last = numbers[-1]
     claims = [
         Claim.at_most(
@@ -131,7 +133,7 @@ def scaling(scale: str, key: int, sweep: Any) -> Result:
     axes = {"xscale": "log", "yscale": "log"}
     gaps = draw_curves({m: (numbers, v[..., 0]) for m, v in found.items()}, "groups", "gap per group (nat)", **axes)
     weights = draw_curves({m: (numbers, v[..., 2]) for m, v in found.items()}, "groups", "weights", **axes)
-    caption = f"After {steps} steps; median and range over {N_SEEDS} seeds."
+    caption = f"After {steps} steps; median and range over {N_SEEDS[scale]} seeds."
     return Result(claims, {"Gap": gaps, "Weights": weights}, DATA, {"Gap": caption, "Weights": "Trained numbers."})
 
 
@@ -152,11 +154,12 @@ def part_gap(setting: tuple[str, int, str, int]) -> float:
 def stochastic(scale: str, key: int, sweep: Any) -> Result:
     """PAVI-F is unbiased; PAVI-E sees a noisy summary of the groups while training: both measured on all groups.
 
-    Paper scale: about 6 CPU minutes (extrapolated from the quick run: 8 times the steps, 5 parts in place of 2).
+    Paper scale: about 6 CPU minutes (extrapolated from the quick run: 1.7 times the seeds, 8 times the steps, 5 parts
+    in place of 2).
     """
     n_groups, parts, _ = PARTS[scale]
-    settings = [(scale, key + i, e, b) for e in ("free", "data") for i in range(N_SEEDS) for b in parts]
-    gaps = np.array(sweep(part_gap, settings)).reshape(2, N_SEEDS, len(parts))
+    settings = [(scale, key + i, e, b) for e in ("free", "data") for i in range(N_SEEDS[scale]) for b in parts]
+    gaps = np.array(sweep(part_gap, settings)).reshape(2, N_SEEDS[scale], len(parts))
     claims = []
     for name, values in zip(("PAVI-F", "PAVI-E"), gaps, strict=True):
         claims.append(
@@ -168,5 +171,5 @@ def stochastic(scale: str, key: int, sweep: Any) -> Result:
             claims.append(Claim.info(f"{name}: gap per group, 2 of {n_groups} a step", None, few, unit="nat"))
     curves = {name: (parts, values) for name, values in zip(("PAVI-F", "PAVI-E"), gaps, strict=True)}
     figure = draw_curves(curves, "groups a step", "gap per group (nat)", xscale="log", yscale="log")
-    caption = f"log p(X) - ELBO on all {n_groups} groups; median and range over {N_SEEDS} seeds."
+    caption = f"log p(X) - ELBO on all {n_groups} groups; median and range over {N_SEEDS[scale]} seeds."
     return Result(claims, {"Parts": figure}, DATA, {"Parts": caption})

@@ -16,7 +16,7 @@ from ..bound import elbo
 from ..models import gre, gre_log_evidence, simulate_gre
 from ..train import fit
 
-N_SEEDS = 5
+N_SEEDS = {"quick": 3, "paper": 5}
 
 
 def n_weights(params: Any) -> int:
