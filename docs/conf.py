@@ -63,6 +63,7 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "min_reported_time": 1e9,
     "write_computation_times": False,
+    "capture_repr": ("_repr_html_",),  # what `plt.legend()` gives back is not shown
 }
 # The gallery draws without a screen: `plt.show()` has nothing to show, and says so.
 warnings.filterwarnings("ignore", message="FigureCanvasAgg is non-interactive", category=UserWarning)

@@ -1,10 +1,10 @@
-"""
+r"""
 A network that solves in five layers
 ====================================
 
 Signals that jump and stay are observed through an operator and noise. The problem
 
-.. math:: \\min_u \tfrac12 \\|x - A u\\|^2 + \\lambda \\|D u\\|_1
+.. math:: \min_u \tfrac12 \|x - A u\|^2 + \lambda \|D u\|_1
 
 recovers them, and proximal gradient descent solves it, in hundreds of iterations. If many signals share one operator, a
 network whose layers are such iterations with learned matrices gets close in a few. It is trained without labels: the
