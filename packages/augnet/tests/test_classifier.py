@@ -226,6 +226,19 @@ def test_save_and_load_with_named_layers_strings_and_a_key(data, tmp_path):
     assert again.fit(X, names).history_["loss"] == model.history_["loss"]
 
 
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_rates_are_data_of_one_program(data, decoupled):
+    training = importlib.import_module("gyri.augnet.training")
+    losses = []
+    for rate, decay in ((1e-3, 0.0), (1e-2, 0.1)):
+        model = make(learning_rate=rate, weight_decay=decay, aug_learning_rate=2 * rate, decoupled=decoupled)
+        losses.append(model.fit(*data).history_["loss"])
+        if len(losses) == 1:
+            n_programs = training.train_step._cache_size()
+    assert training.train_step._cache_size() == n_programs
+    assert losses[0][0] != losses[1][0] and losses[0][-1] != losses[1][-1]
+
+
 def test_ctrl_c_keeps_what_was_learned(data, monkeypatch):
     module = importlib.import_module("gyri.augnet.classifier")
     calls, step = [], module.train_step

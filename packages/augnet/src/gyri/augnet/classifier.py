@@ -26,7 +26,7 @@ from .image import SETS as IMAGE_SETS
 from .invariance import invariance
 from .layers import AugmentationLayer, AugNet
 from .losses import KINDS
-from .training import Rates, begin, end, make_optimizer, predict, train_step
+from .training import Rates, begin, end, predict, train_step
 
 _KIND = "gyri.augnet.AugNetClassifier"
 _PLAIN = (bool, int, float, str)
@@ -199,22 +199,20 @@ class AugNetClassifier(ClassifierMixin, BaseEstimator):
         reg = check_scalar(self.reg, "reg", minimum=0.0)
         check_option(self.penalty, "penalty", KINDS)
         n_epochs = check_positive_int(self.n_epochs, "n_epochs")
-        optimizer = make_optimizer(*self._rates())
+        rates = self._rates()
         X = self._check_data(X)
         key = as_key(self.random_state)
         model = self._build(X)
         labels = self._check_labels(y, X, self._n_outputs(model, X))
         self.input_shape_, self.n_features_in_ = X.shape[1:], X[0].size
         model.train()
-        graph, carry = begin(model, optimizer)
-        carry = self._run(graph, optimizer, carry, X, labels, reg, n_epochs, key)
+        graph, carry = begin(model, rates)
+        carry = self._run(graph, rates, carry, X, labels, reg, n_epochs, key)
         self.model_: Any = end(graph, carry)
         self.model_.eval()
         return self
 
-    def _run(
-        self, graph: Any, optimizer: Any, carry: Any, X: Any, labels: Any, reg: float, n_epochs: int, key: Any
-    ) -> Any:
+    def _run(self, graph: Any, rates: Any, carry: Any, X: Any, labels: Any, reg: float, n_epochs: int, key: Any) -> Any:
         """All epochs; one host synchronisation each. Sets `history_`."""
         x, y = jnp.asarray(X), jnp.asarray(labels)
         batch_size = min(check_positive_int(self.batch_size, "batch_size"), len(x))
@@ -228,10 +226,10 @@ class AugNetClassifier(ClassifierMixin, BaseEstimator):
                     order = jax.random.permutation(jax.random.fold_in(key_order, epoch), len(x))
                     batches = order[: n_batches * batch_size].reshape(n_batches, batch_size)
                     factor = 1.0 if self.reg_schedule is None else self.reg_schedule(epoch)
-                    rate = check_scalar(reg * factor, "reg_schedule", minimum=0.0)
+                    factor = check_scalar(reg * factor, "reg_schedule", minimum=0.0)
                     for _ in range(n_batches):
                         leaves = train_step(
-                            graph, structure, optimizer, self.penalty, leaves, x, y, batches, rate, key_step
+                            graph, structure, self.penalty, leaves, x, y, batches, factor, rates, key_step
                         )
                     carry = jax.tree.unflatten(structure, leaves)
                     rows.append(self._row(graph, carry, n_batches, epoch))
@@ -362,9 +360,10 @@ class AugNetClassifier(ClassifierMixin, BaseEstimator):
 
     def _rates(self) -> tuple[Rates, Rates]:
         def checked(rate: Any, decay: Any, prefix: str) -> Rates:
-            if not callable(rate):
-                rate = check_scalar(rate, f"{prefix}learning_rate", minimum=0.0)
-            return Rates(rate, check_scalar(decay, f"{prefix}weight_decay", minimum=0.0), bool(self.decoupled))
+            schedule = rate if callable(rate) else None
+            number = 0.0 if schedule else check_scalar(rate, f"{prefix}learning_rate", minimum=0.0)
+            decay = check_scalar(decay, f"{prefix}weight_decay", minimum=0.0)
+            return Rates(jnp.asarray(number), jnp.asarray(decay), schedule, bool(self.decoupled))
 
         rate = self.learning_rate if self.aug_learning_rate is None else self.aug_learning_rate
         decay = self.weight_decay if self.aug_weight_decay is None else self.aug_weight_decay

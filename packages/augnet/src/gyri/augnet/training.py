@@ -5,7 +5,8 @@ times slower on a CPU. A list of arrays, rather than the modules' nested state, 
 """
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -20,40 +21,59 @@ from .losses import invariance_penalty
 TRUNK_AND_AUGMENTATION = ("trunk", "augmentation")
 
 
-class Rates(NamedTuple):
-    """Settings of the optimiser for one group of parameters."""
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["learning_rate", "weight_decay"],
+    meta_fields=["schedule", "decoupled"],
+)
+@dataclass(frozen=True)
+class Rates:
+    """Settings of the optimiser for one group of parameters; the numbers are data of a compiled step.
 
-    learning_rate: float | Callable[..., Any]
-    weight_decay: float
-    decoupled: bool
+    Attributes
+    ----------
+    learning_rate, weight_decay : float
+        Of Adam.
+    schedule : callable, optional
+        Optax schedule in place of the learning rate.
+    decoupled : bool
+        Whether the decay is decoupled (AdamW) or added to the gradient before Adam.
+    """
+
+    learning_rate: Any
+    weight_decay: Any
+    schedule: Callable[..., Any] | None = None
+    decoupled: bool = False
 
 
-@lru_cache
 def make_optimizer(trunk: Rates, augmentation: Rates) -> optax.GradientTransformation:
     """Adam with a rate and a decay of its own for the network and for the augmentations.
 
     Parameters
     ----------
     trunk, augmentation : Rates
-        Learning rate (a number or an optax schedule), weight decay, and whether the decay is decoupled (AdamW) or
-        added to the gradient before Adam.
+        Settings of each.
 
     Returns
     -------
     optax.GradientTransformation
-        The same object for the same settings, so that a second fit compiles nothing.
+        Its state does not depend on the numbers.
 
     Examples
     --------
-    >>> rates = Rates(1e-3, 0.0, False)
-    >>> make_optimizer(rates, rates) is make_optimizer(rates, rates)
-    True
+    >>> rates = Rates(1e-3, 0.0)
+    >>> values = {"trunk": jnp.ones(()), "augmentation": jnp.ones(())}
+    >>> optimizer = make_optimizer(rates, rates)
+    >>> updates, _ = optimizer.update(values, optimizer.init(values), values)
+    >>> round(float(updates["trunk"]), 6)
+    -0.001
     """
 
     def adam(rates: Rates) -> optax.GradientTransformation:
+        learning_rate = rates.learning_rate if rates.schedule is None else rates.schedule
         if rates.decoupled:
-            return optax.adamw(rates.learning_rate, weight_decay=rates.weight_decay)
-        return optax.chain(optax.add_decayed_weights(rates.weight_decay), optax.adam(rates.learning_rate))
+            return optax.adamw(learning_rate, weight_decay=rates.weight_decay)
+        return optax.chain(optax.add_decayed_weights(rates.weight_decay), optax.adam(learning_rate))
 
     groups = dict(zip(TRUNK_AND_AUGMENTATION, (adam(trunk), adam(augmentation))))
     return optax.multi_transform(groups, {name: name for name in TRUNK_AND_AUGMENTATION})
@@ -107,15 +127,15 @@ def _groups(carry: Carry) -> dict[str, Any]:
     return dict(zip(TRUNK_AND_AUGMENTATION, (carry.trunk, carry.augmentation)))
 
 
-def begin(model: nnx.Module, optimizer: optax.GradientTransformation) -> tuple[Any, Carry]:
+def begin(model: nnx.Module, rates: tuple[Rates, Rates]) -> tuple[Any, Carry]:
     """Split a model in training mode.
 
     Parameters
     ----------
     model : AugNet
         The model; its arrays are copied, since a step overwrites those that it is given.
-    optimizer : optax.GradientTransformation
-        As :func:`make_optimizer` gives.
+    rates : (Rates, Rates)
+        Of the trunk and of the augmentations.
 
     Returns
     -------
@@ -127,13 +147,13 @@ def begin(model: nnx.Module, optimizer: optax.GradientTransformation) -> tuple[A
     >>> from flax import nnx
     >>> from gyri.augnet import AugNet, AugmentationLayer, image_transforms
     >>> net = AugNet(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), AugmentationLayer(image_transforms()))
-    >>> rates = Rates(1e-3, 0.0, False)
-    >>> int(begin(net, make_optimizer(rates, rates))[1].step)
+    >>> rates = Rates(1e-3, 0.0)
+    >>> int(begin(net, (rates, rates))[1].step)
     0
     """
     graph, augmentation, trunk, rest = split(model)
     augmentation, trunk, rest = jax.tree.map(jnp.copy, (augmentation, trunk, rest))
-    start = optimizer.init(dict(zip(TRUNK_AND_AUGMENTATION, (trunk, augmentation))))
+    start = make_optimizer(*rates).init(dict(zip(TRUNK_AND_AUGMENTATION, (trunk, augmentation))))
     zero = jnp.zeros((), jax.tree.leaves(augmentation)[0].dtype)
     return graph, Carry(augmentation, trunk, rest, start, jnp.array(0), Totals(zero, zero + 0, zero + 0))
 
@@ -156,25 +176,25 @@ def end(graph: Any, carry: Carry) -> nnx.Module:
     >>> from flax import nnx
     >>> from gyri.augnet import AugNet, AugmentationLayer, image_transforms
     >>> net = AugNet(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), AugmentationLayer(image_transforms()))
-    >>> rates = Rates(1e-3, 0.0, False)
-    >>> end(*begin(net, make_optimizer(rates, rates))).weights.size
+    >>> rates = Rates(1e-3, 0.0)
+    >>> end(*begin(net, (rates, rates))).weights.size
     5
     """
     parts = jax.tree.map(jnp.copy, (carry.augmentation, carry.trunk, carry.rest))
     return nnx.merge(graph, *parts)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
+@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def train_step(
     graph: Any,
     structure: Any,
-    optimizer: optax.GradientTransformation,
     penalty: str,
     leaves: list[Array],
     x: Float[Array, "n *shape"],
     y: Int[Array, "n"],
     batches: Int[Array, "n_batches batch"],
     reg: Float[Any, ""],
+    rates: tuple[Rates, Rates],
     key: Key[Array, ""],
 ) -> list[Array]:
     """One step on the next batch: gradients, optimiser, projection.
@@ -183,8 +203,6 @@ def train_step(
     ----------
     graph, structure : static
         Graph definition of the model, and structure of the :class:`Carry`.
-    optimizer : optax.GradientTransformation
-        As :func:`make_optimizer` gives.
     penalty : str
         Kind of :func:`invariance_penalty`.
     leaves : list of Array
@@ -195,6 +213,8 @@ def train_step(
         Indices of this epoch's batches; step i takes row ``i % n_batches``.
     reg : float
         Factor of the penalty.
+    rates : (Rates, Rates)
+        Of the trunk and of the augmentations.
     key : PRNG key
         Source of randomness of the whole fit.
 
@@ -217,7 +237,7 @@ def train_step(
 
     groups = _groups(carry)
     gradients, (values, rest) = jax.grad(loss, has_aux=True)(groups)
-    updates, state = optimizer.update(gradients, carry.optimizer, groups)
+    updates, state = make_optimizer(*rates).update(gradients, carry.optimizer, groups)
     groups = optax.apply_updates(groups, updates)
     model = nnx.merge(graph, groups["augmentation"], groups["trunk"], rest, copy=True)
     model.project()

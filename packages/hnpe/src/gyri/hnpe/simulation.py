@@ -152,7 +152,7 @@ def simulate(
     n_steps = -(-n // size)
     _, out = scan_chunks(
         step, jnp.zeros(()), n_steps, args=(as_key(key), proposal, jnp.array(low)),
-        chunk=max(1, min(n_steps, 20_000 // size)), desc="simulate", progress=progress,
+        chunk=max(1, 20_000 // (size * (1 + high))), desc="simulate", progress=progress,
     )  # fmt: skip
     n_done = len(out.theta) * size
     if n_done < n:
