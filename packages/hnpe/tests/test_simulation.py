@@ -56,10 +56,11 @@ def test_proposal_gives_theta_and_the_prior_the_others(toy, posterior):
     assert abs(alpha.mean() - 0.5) < 0.03  # not that of the proposal
 
 
-def test_second_call_compiles_nothing():
+@pytest.mark.parametrize("numbers", [(50, 50), (300, 700)])  # less than a batch, and several
+def test_second_call_compiles_nothing(numbers):
     prior = ToyModel(noise=0.1).prior
-    run = lambda key, noise: simulate(key, prior, ToyModel(noise=noise), 50, (0, 3))
-    check_no_recompilation(run, (0, 0.1), (1, 0.1), jit=False)
+    run = lambda key, n: simulate(key, prior, ToyModel(noise=0.1), n, (0, 3))
+    check_no_recompilation(run, (0, numbers[0]), (1, numbers[1]), jit=False)
 
 
 def test_interruption_keeps_what_is_done(toy, monkeypatch):

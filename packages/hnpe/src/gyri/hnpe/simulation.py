@@ -99,8 +99,8 @@ def simulate(
 ) -> Simulations:
     """Simulate recordings, each with others that share its shared parameters.
 
-    The same key gives the same simulations whatever `batch_size`, and a second call with the same functions and sizes
-    compiles nothing. Ctrl-C keeps the batches that are done, with a warning.
+    The same key gives the same simulations whatever `batch_size`. A second call with the same functions compiles nothing,
+    also for another number of simulations, where both take several batches. Ctrl-C keeps the batches that are done, with a warning.
 
     Parameters
     ----------
@@ -160,4 +160,4 @@ def simulate(
             raise KeyboardInterrupt
         warnings.warn(f"interrupted: {n_done} of {n} simulations are done", stacklevel=2)
     flat = jax.tree.map(lambda leaf: np.reshape(leaf, (n_done, *leaf.shape[2:]))[:n], out)
-    return Simulations(*map(jnp.asarray, flat))
+    return Simulations(*jax.device_put(flat))
