@@ -141,7 +141,16 @@ def test_tracers_are_refused(path):
         jax.jit(lambda x: save_pytree(path, {"x": x}, kind="test"))(1.0)
 
 
-@pytest.mark.parametrize("meta", [{"a": (1, 2)}, {1: 2}, {"a": float("nan")}, {"a": np.float32(1)}, {"a": {1, 2}}])
+def test_scalars_in_meta_are_python_numbers(path):
+    scalars = {"n": np.int64(3), "x": jnp.float32(0.5), "on": np.bool_(True), "s": np.str_("a"), "zero_d": np.array(2)}
+    save_pytree(path, {}, kind="test", meta={**scalars, "inside": [scalars]})
+    expected = {"n": 3, "x": 0.5, "on": True, "s": "a", "zero_d": 2}
+    meta = load_pytree(path, kind="test")[1]
+    assert meta == {**expected, "inside": [expected]}
+    assert [type(value) for value in meta["inside"][0].values()] == [int, float, bool, str, int]
+
+
+@pytest.mark.parametrize("meta", [{"a": (1, 2)}, {1: 2}, {"a": float("nan")}, {"a": np.ones(1)}, {"a": {1, 2}}])
 def test_meta_that_json_would_change_is_refused(path, meta):
     with pytest.raises(ValueError, match=r"^meta: expected a dict that JSON keeps"):
         save_pytree(path, 1, kind="test", meta=meta)

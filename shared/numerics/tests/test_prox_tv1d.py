@@ -205,6 +205,15 @@ def test_jacobian_is_the_projector_onto_the_pieces(x64, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_derivatives_do_not_cross_a_free_edge(x64, method):
+    equal = jnp.array([1.0, 1.0, 2.0])
+    np.testing.assert_array_equal(jax.jacobian(lambda x: prox_tv1d(x, 0.0, method=method))(equal), np.eye(3))
+    edges = jnp.array([0.0, 1.0])  # the last two meet at the level of the first, to which nothing ties them
+    jacobian = jax.jacobian(lambda x: prox_tv1d(x, edges, method=method))(jnp.array([2.0, 1.0, 3.0]))
+    np.testing.assert_allclose(jacobian, [[1, 0, 0], [0, 0.5, 0.5], [0, 0.5, 0.5]])
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_jit_vmap_and_scan(x64, method):
     rng = np.random.default_rng(10)
     x = jnp.asarray(signals("steps", rng, (3, 2, 20)))

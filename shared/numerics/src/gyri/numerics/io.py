@@ -45,7 +45,8 @@ def save_pytree(path: str | os.PathLike, tree: Any, *, kind: str, meta: dict | N
     kind : str
         What the file holds; :func:`load_pytree` asks for the same word.
     meta : dict, optional
-        Anything that survives JSON unchanged: hyper-parameters, units, the version of the estimator.
+        Anything that survives JSON unchanged: hyper-parameters, units, the version of the estimator. Scalars of NumPy
+        and JAX, such as a grid search sets, are saved as the Python numbers that they are.
 
     Raises
     ------
@@ -64,7 +65,7 @@ def save_pytree(path: str | os.PathLike, tree: Any, *, kind: str, meta: dict | N
     ...     load_pytree(path, kind="demo")
     ({'w': Array([0., 1., 2.], dtype=float32), 'n': 2}, {'sfreq': 100.0})
     """
-    meta = {} if meta is None else meta
+    meta = _as_python({} if meta is None else meta)
     try:
         unchanged = json.loads(json.dumps(meta)) == meta
     except (TypeError, ValueError, RecursionError):
@@ -88,6 +89,16 @@ def save_pytree(path: str | os.PathLike, tree: Any, *, kind: str, meta: dict | N
     members = [(_HEADER, np.frombuffer(json.dumps(header).encode(), np.uint8))]
     members += [(f"tree{name}", data) for name, (_, data) in zip(names, packed, strict=True) if data is not None]
     _write_atomically(Path(path), members)
+
+
+def _as_python(value: Any) -> Any:
+    """The same with Python numbers for scalars of NumPy and JAX, also inside dicts and lists."""
+    if isinstance(value, dict):
+        return {key: _as_python(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_as_python(entry) for entry in value]
+    scalar = isinstance(value, np.generic) or (isinstance(value, np.ndarray | jax.Array) and value.ndim == 0)
+    return value.item() if scalar else value
 
 
 def load_pytree(path: str | os.PathLike, *, kind: str, like: Any = None) -> tuple[Any, dict]:

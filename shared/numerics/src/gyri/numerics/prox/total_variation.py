@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Real, ScalarLike, Shaped
+from jaxtyping import Array, Bool, Float, Int, Real, ScalarLike, Shaped
 
 from .. import host
 from ..validation import check_array, check_finite, check_option
@@ -192,17 +192,17 @@ def _solve_jvp(method: str, primals: tuple, tangents: tuple) -> tuple[Array, Arr
     if dlam is not None:
         push = jnp.pad(dlam * jump, ((0, 0), (1, 1)))
         change += push[:, 1:] - push[:, :-1]
-    return u, _piece_mean(change, weight, jump)
+    return u, _piece_mean(change, weight, (jump != 0) | (lam == 0))  # nothing ties samples whose edge is free
 
 
 def _is_zero(tangent: Any) -> bool:
     return tangent is None or isinstance(tangent, jax.custom_derivatives.SymbolicZero)
 
 
-def _piece_mean(total: Float[Array, "B n"], weight: Array | None, jump: Float[Array, "B edges"]) -> Float[Array, "B n"]:
-    """Sum over the pieces that jumps cut, divided by their weight."""
+def _piece_mean(total: Float[Array, "B n"], weight: Array | None, cut: Bool[Array, "B edges"]) -> Float[Array, "B n"]:
+    """Sum over the pieces between cut edges, divided by their weight."""
     n_rows, n = total.shape
-    piece = jnp.cumsum(jnp.pad(jump != 0, ((0, 0), (1, 0))), 1, dtype=jnp.int32)
+    piece = jnp.cumsum(jnp.pad(cut, ((0, 0), (1, 0))), 1, dtype=jnp.int32)
     piece = (piece + n * jnp.arange(n_rows, dtype=jnp.int32)[:, None]).ravel()
     add = lambda values: jax.ops.segment_sum(values.ravel(), piece, total.size, indices_are_sorted=True)
     mass = add(jnp.ones_like(total) if weight is None else weight)
