@@ -65,6 +65,7 @@ def test_hrf_is_the_canonical_response(x64):
     np.testing.assert_allclose(response[10:43], expected / expected.max(), atol=1e-12)
     assert np.abs(np.r_[response[:10], response[43:]]).max() < 1e-12  # causal
     assert abs(t[response[10:43].argmax()] - 5) < 0.5  # peaks after five seconds
+    assert hrf_operator(20, 0.7, duration=2.1).shape == (20, 18)  # 3 scans, though 2.1 / 0.7 rounds up
 
 
 @pytest.mark.parametrize(
@@ -73,6 +74,7 @@ def test_hrf_is_the_canonical_response(x64):
         (lambda: simulate(0, 0), "n: expected an integer >= 1"),
         (lambda: simulate(0, 2, k=1), "k: expected an integer >= 2"),
         (lambda: simulate(0, 2, sparsity=1.5), "sparsity: expected a number"),
+        (lambda: simulate(0, 2, sparsity=0.0), "sparsity: expected a share"),
         (lambda: simulate(0, 2, snr_db=np.nan), "snr_db: expected a finite number"),
         (lambda: simulate(0, 2, A=np.zeros(3)), "A: expected 2 axes"),
         (lambda: hrf_operator(10, 0.7), "n_times: expected more than"),

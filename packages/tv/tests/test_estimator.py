@@ -89,6 +89,13 @@ def test_save_and_load(tmp_path, signals, options):
         assert LearnedTV.load(path, optimizer=optax.adam(1e-3)).fit(x, A).history_["loss"].size == 4
 
 
+def test_scalars_of_numpy_are_saved(tmp_path, signals):
+    x, A = signals
+    model = LearnedTV(np.int64(2), max_iter=np.int64(4), lam=np.float32(0.5), lam_is_ratio=np.True_, verbose=np.False_)
+    model.fit(x, A).save(tmp_path / "model.npz")
+    np.testing.assert_array_equal(LearnedTV.load(tmp_path / "model.npz").transform(x), model.transform(x))
+
+
 def test_damaged_and_foreign_files(tmp_path, fitted):
     path = tmp_path / "model.npz"
     fitted.save(path)

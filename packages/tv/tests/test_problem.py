@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gyri.numerics import linalg
 from gyri.numerics.testing import check_jit, check_vmap
-from gyri.tv import duality_gap, lambda_max, objective, tv_norm
+from gyri.tv import duality_gap, lambda_max, objective, solve, tv_norm
 
 from .conftest import solution, value
 
@@ -25,6 +25,17 @@ def test_objective_is_its_definition(x64):
     expected = [value(*row, A, one) for *row, one in zip(u, x, lam)]
     np.testing.assert_allclose(objective(u, x, A, lam), expected, rtol=1e-13)
     np.testing.assert_allclose(tv_norm(u.T, axis=0), np.abs(np.diff(u)).sum(1), rtol=1e-13)
+
+
+def test_a_path_of_penalties_of_one_signal(x64):
+    x, A, u = problem(0)
+    lam = np.array([0.1, 0.5, 2.0])
+    np.testing.assert_allclose(objective(u, x[0], A, lam), [value(row, x[0], A, one) for row, one in zip(u, lam)])
+    gaps = [duality_gap(row, x[0], A, one) for row, one in zip(u, lam)]
+    np.testing.assert_allclose(duality_gap(u, x[0], A, lam), gaps, rtol=1e-12)
+    path = solve(x[0], A, lam, u0=u, max_iter=20).u
+    alone = [solve(x[0], A, one, u0=row, max_iter=20).u for row, one in zip(u, lam)]
+    np.testing.assert_allclose(path, alone, rtol=1e-10)
 
 
 @given(st.integers(0, 100), st.sampled_from([(5, 7), (9, 4), (3, 1), (1, 6)]))

@@ -76,6 +76,8 @@ def simulate(
     """
     n = check_positive_int(n, "n")
     share = check_scalar(sparsity, "sparsity", minimum=0, maximum=1)
+    if share == 0:
+        raise ValueError("sparsity: expected a share in (0, 1], got 0")
     snr = check_scalar(snr_db, "snr_db")
     key_a, *keys = jax.random.split(as_key(key), 4)
     if A is None:
@@ -147,7 +149,7 @@ def hrf_operator(n_times: int, tr: float | int, *, duration: float | int = 24.0)
     n_times = check_positive_int(n_times, "n_times")
     tr = check_scalar(tr, "tr", minimum=0, strict=True)
     duration = check_scalar(duration, "duration", minimum=tr, strict=True)
-    t = np.arange(int(np.ceil(duration / tr))) * tr
+    t = np.arange(int(np.ceil(duration / tr - 1e-9))) * tr  # 2.1 / 0.7 is above 3
     response = _gamma_density(t, 6) - _gamma_density(t, 16) / 6
     if response.max() <= 0:
         raise ValueError(f"duration: expected more than two scans of the response, got {duration} s at tr = {tr} s")

@@ -141,15 +141,15 @@ class LearnedTV(BaseEstimator):
         matrix = to_dense(problem.A, problem.x.dtype).astype(problem.x.dtype)
         check_rank(matrix, self.network)
         x, _ = self._normalise(problem.x, matrix)
+        n_layers, n_inner = int(self.n_layers), int(self.n_inner)
         params = init_network(
-            matrix, self.n_layers, self.network, n_inner=self.n_inner, inner=self.inner,
-            learn_threshold=self.learn_threshold,
+            matrix, n_layers, self.network, n_inner=n_inner, inner=self.inner, learn_threshold=bool(self.learn_threshold)
         )  # fmt: skip
         data = Data(x, jnp.full((len(x), 1), lam, x.dtype), jax.jit(constants_of)(matrix))
         trained = train(
-            params, data, stages(self.schedule, self.n_layers, self.max_iter), network=self.network,
-            n_inner=self.n_inner, optimizer=self.optimizer, batch_size=self.batch_size, key=as_key(self.seed),
-            progress=self.verbose,
+            params, data, stages(self.schedule, n_layers, int(self.max_iter)), network=self.network,
+            n_inner=n_inner, optimizer=self.optimizer, batch_size=self.batch_size, key=as_key(self.seed),
+            progress=bool(self.verbose),
         )  # fmt: skip
         if trained.interrupted:
             warnings.warn(f"interrupted: trained for {trained.loss.size} steps only", stacklevel=2)
@@ -171,7 +171,8 @@ class LearnedTV(BaseEstimator):
         check_option(self.inner, "inner", INNER)
         check_option(self.schedule, "schedule", SCHEDULES)
         for name in ("lam_is_ratio", "learn_threshold", "verbose"):
-            check_option(getattr(self, name), name, (False, True))
+            value = getattr(self, name)
+            check_option(bool(value) if isinstance(value, np.bool_) else value, name, (False, True))
         return check_scalar(self.lam, "lam", minimum=0, maximum=1 if self.lam_is_ratio else None, strict=True)
 
     def _normalise(self, x: Array, matrix: Array) -> tuple[Array, Array]:

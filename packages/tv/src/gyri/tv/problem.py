@@ -55,18 +55,20 @@ def check_problem(
     if x.ndim == 0:
         raise ValueError(f"{name}: expected shape (..., m), got ()")
     operator = _check_operator(A, x.shape[-1])
-    batch = x.shape[:-1]
-    penalty = check_penalty(lam, batch)
-    arrays = [x, *jax.tree.leaves(operator), *([] if isinstance(lam, int | float) else [penalty])]
+    batch, arrays = x.shape[:-1], [x, *jax.tree.leaves(operator)]
     if u is not None:
         u = check_array(u, name_u)
         if u.ndim == 0 or u.shape[-1] != operator.in_shape[0]:
             raise ValueError(f"{name_u}: expected shape (..., {operator.in_shape[0]}), got {u.shape}")
         try:
-            np.broadcast_shapes(u.shape[:-1], batch)
+            batch = np.broadcast_shapes(u.shape[:-1], batch)
         except ValueError:
             raise ValueError(f"{name_u}: expected batch axes that fit those of x, {batch}, got {u.shape}") from None
+        x = jnp.broadcast_to(x, (*batch, x.shape[-1]))
         arrays.append(u)
+    penalty = check_penalty(lam, batch)
+    if not isinstance(lam, int | float):
+        arrays.append(penalty)
     dtype = jnp.result_type(*arrays)
     operator, x, penalty, u = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (operator, x, penalty, u))
     return Problem(x, operator, penalty[..., None], u)
