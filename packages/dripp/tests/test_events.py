@@ -28,6 +28,10 @@ def test_recordings_and_annotations_give_the_same_times():
     np.testing.assert_allclose(drivers["flash"], [2.5])
     annotations = mne.Annotations([1.0, 4.0, 2.5], 0.0, ["tone", "tone", "flash"])
     np.testing.assert_allclose(drivers_from_mne(annotations)["tone"], [1.0, 4.0])
+    later = mne.Annotations(annotations.onset + first / sfreq, 0.0, annotations.description)
+    np.testing.assert_allclose(drivers_from_mne(later, sfreq=sfreq, first_samp=first)["tone"], [1.0, 4.0])
+    with pytest.raises(ValueError, match="sfreq: expected the sampling frequency in Hz of first_samp = 700"):
+        drivers_from_mne(later, first_samp=first)
     plain = mne.io.RawArray(data[:1], mne.create_info(1, sfreq, "mag"), first_samp=first, verbose="error")
     plain.set_annotations(annotations, verbose="error")
     for from_raw in (drivers_from_mne(plain), drivers_from_mne(plain, {"tone": "tone", "flash": ["flash"]})):
@@ -85,6 +89,7 @@ def test_activations_move_to_the_peak_of_their_atom_and_do_not_wrap():
     late = np.zeros((1, 12))
     late[0, 11] = 1.0
     assert events_from_activations(late, 100.0, atoms=atoms[:1])[0].size == 0
+    assert events_from_activations(late[:, -2:], 100.0, atoms=np.eye(4)[3:])[0].size == 0  # a peak beyond all samples
 
 
 @pytest.mark.parametrize(

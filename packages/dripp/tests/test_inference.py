@@ -106,6 +106,25 @@ def test_bootstrap_agrees_with_the_standard_errors():
     assert kept["baseline"].shape == (2,) and kept["m"].shape == (1, 2)
 
 
+def test_bootstrap_on_a_grid_whose_last_tick_rounds_past_the_end(x64):
+    rng = np.random.default_rng(0)
+    first, last = 5, 4445  # 5 / 150 + 4440 / 150 > 4445 / 150
+    assert first / 150 + (last - first) / 150 > last / 150
+    drivers = np.arange(first, last, 60) / 150
+    events = np.sort(np.append(rng.integers(first + 1, last, 60), [first, *[last] * 9])) / 150
+    params = em(lag_table(events, drivers, lower=0.0, upper=0.3, t_stop=last / 150, sfreq=150.0)).params
+    window = {"lower": 0.0, "upper": 0.3, "t_stop": last / 150, "sfreq": 150.0}
+    ends = bootstrap_intervals(events, drivers, params, **window, n_resamples=40)
+    assert np.isfinite(ends["baseline"]).all()
+
+
+def test_bootstrap_without_drivers():
+    events = np.arange(0.5, 30.0)
+    params = Params(1.0, *[np.empty(0)] * 3)
+    ends = bootstrap_intervals(events, None, params, **WINDOW, n_resamples=20)
+    assert ends["baseline"].shape == (2,) and ends["alpha"].shape == (0, 2)
+
+
 @pytest.mark.parametrize(
     ("change", "argument"),
     [

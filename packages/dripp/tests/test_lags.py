@@ -217,6 +217,7 @@ WINDOW = {"lower": 0.1, "upper": 0.5, "t_stop": 10.0}
         ({"sfreq": 100.0, "events": [1.0], "drivers": [0.5, 0.904]}, r"drivers\[0\].*grid"),
         ({"resolution": -1.0}, "resolution"),
         ({"resolution": 0.1, "sfreq": 100.0}, "resolution"),
+        ({"resolution": 0.1, "compress": False}, "compress"),
     ],
 )
 def test_bad_input_is_refused_by_name(change, argument):

@@ -8,6 +8,7 @@ from scipy.integrate import quad
 
 from gyri.dripp import Params, lag_table, negative_log_likelihood, simulate
 from gyri.dripp.model import compensator, intensity
+from gyri.dripp.optim import em_step
 from gyri.numerics.testing import check_jit, check_lowers, check_no_recompilation, check_vmap
 
 KERNELS = ("truncated_gaussian", "raised_cosine", "truncated_exponential")
@@ -151,6 +152,17 @@ def test_more_drivers_than_are_unrolled_give_the_same(x64, oracle):
     window = {"lower": 0.0, "upper": 0.5, "t_stop": 50.0}
     value = negative_log_likelihood(params, lag_table(events, drivers, **window))
     np.testing.assert_allclose(value, oracle.nll("truncated_gaussian", events, drivers, params, **window), rtol=1e-10)
+
+
+@pytest.mark.parametrize("n_drivers", [1, 3])
+def test_parameters_of_another_shape_than_the_table_are_refused(n_drivers):
+    table = lag_table([0.3, 0.9], [[0.1, 0.6], [0.2]], lower=0.0, upper=0.5, t_stop=2.0)
+    params = Params(np.array(1.0), *(np.full(n_drivers, 0.2) for _ in range(3)))
+    for call in (negative_log_likelihood, jax.jit(negative_log_likelihood), em_step):
+        with pytest.raises(ValueError, match=r"params\.alpha: expected shape \(2,\) with 2 drivers"):
+            call(params, table)
+    with pytest.raises(ValueError, match=r"params\.baseline: expected shape \(\)"):
+        negative_log_likelihood(Params(np.ones(1), *(np.full((1, 2), 0.2) for _ in range(3))), table)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import norm
 
-from gyri.dripp import Params, em, lag_table, negative_log_likelihood, simulate
+from gyri.dripp import Params, em, lag_table, negative_log_likelihood, optim, simulate
 from gyri.dripp.datasets import simulate_drivers
 from gyri.dripp.init import initialize
 from gyri.dripp.optim import em_step
@@ -77,7 +77,7 @@ def test_em_never_increases_the_negative_log_likelihood(x64, kernel, m_step):
     value = jax.jit(lambda p, t: negative_log_likelihood(p, t, kernel=kernel))
     for seed in range(n_problems):
         params, table = random_problem(seed)
-        table = to_shape(table, 24, 128, 64)
+        table = to_shape(table, 32, 128, 64)
         params = jax.tree.map(jnp.asarray, params)
         before = value(params, table)
         for _ in range(6):
@@ -319,6 +319,25 @@ def test_fit_of_many_rows_ends_at_the_maximum_of_the_exact_table(x64):
         assert np.all(np.abs(leaf * value) <= 1e-7 * curvature)
 
 
+@pytest.mark.parametrize("m_bounds", [0.1, (0.1, 0.2, 0.3), (0.2, 0.1)])
+def test_bounds_are_a_pair(m_bounds):
+    with pytest.raises(ValueError, match="m_bounds: expected"):
+        optim._check_m_bounds(m_bounds)
+
+
+def test_options_and_few_more_events_compile_nothing(problem):
+    events = problem.events
+
+    def fit(n, max_iter, sigma_min, m_bounds):
+        table = lag_table(events[:n], problem.drivers, **problem.window)
+        return em(table, max_iter=max_iter, sigma_min=sigma_min, m_bounds=m_bounds)
+
+    fit(len(events), 400, None, None)
+    n_programs = optim._fit._cache_size(), optim._best_start._cache_size()
+    assert fit(len(events) - 1, 390, 1e-3, (0.0, 1.0)).history.shape == (391,)
+    assert (optim._fit._cache_size(), optim._best_start._cache_size()) == n_programs
+
+
 def test_em_under_jit_lowers_everywhere_and_compiles_once(problem):
     params = jax.tree.map(jnp.float32, problem.params)
     table = lag_table(problem.events, problem.drivers, **problem.window)
@@ -339,7 +358,6 @@ def test_em_under_jit_lowers_everywhere_and_compiles_once(problem):
         ({"max_iter": 0}, "max_iter"),
         ({"tol": -1.0}, "tol"),
         ({"sigma_min": 0.0}, "sigma_min"),
-        ({"m_bounds": (0.4, 0.1)}, "m_bounds"),
         ({"init": Params(-1.0, np.ones(2), np.ones(2), np.ones(2))}, "init.baseline"),
         ({"init": Params(1.0, -np.ones(2), np.ones(2), np.ones(2))}, "init.alpha"),
         ({"init": Params(1.0, np.ones(2), np.ones(2), np.zeros(2))}, "init.sigma"),

@@ -361,7 +361,7 @@ class DriPP(BaseEstimator):
         recording = self._fitted_recording()
         del recording["edge"]
         if recording["sfreq"] is not None and key is None:
-            key = self.random_state
+            key = 0 if self.random_state is None else self.random_state
         return inference.goodness_of_fit(
             self._events(), self.times_.drivers, self.params_, kernel=self.kernel, key=key, **recording
         )

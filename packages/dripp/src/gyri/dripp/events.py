@@ -76,7 +76,9 @@ def _times_and_codes(source: Any, sfreq: float | None, first_samp: int) -> tuple
     if isinstance(source, mne.io.BaseRaw):
         return _from_raw(source, mne)
     if isinstance(source, mne.Annotations):
-        offset = first_samp / check_scalar(sfreq, "sfreq", minimum=0, strict=True) if sfreq is not None else 0.0
+        if first_samp and sfreq is None:
+            raise ValueError(f"sfreq: expected the sampling frequency in Hz of first_samp = {first_samp}, got None")
+        offset = first_samp / check_scalar(sfreq, "sfreq", minimum=0, strict=True) if first_samp else 0.0
         return np.asarray(source.onset, np.float64) - offset, np.asarray(source.description)
     raise ValueError(
         f"source: expected an array of events, mne.Annotations or mne.io.BaseRaw, got {type(source).__name__}"
@@ -177,5 +179,5 @@ def _to_peak(z: np.ndarray, atoms: np.ndarray) -> np.ndarray:
         raise ValueError(f"atoms: expected {len(z)} of them, as z has, got {len(atoms)}")
     shifted = np.zeros_like(z)
     for row, moved, delay in zip(z, shifted, np.abs(atoms).argmax(-1)):
-        moved[delay:] = row[: row.size - delay]
+        moved[delay:] = row[: max(row.size - delay, 0)]  # what would fall behind the end is dropped
     return shifted

@@ -192,7 +192,8 @@ class _Problem(NamedTuple):
         origin = next((t[0] for t in [*times.events, *times.drivers] if t.size), 0.0)
         ticks = np.rint((values - origin) * self.sfreq)
         low, high = np.ceil((times.t_start - origin) * self.sfreq), np.floor((times.t_stop - origin) * self.sfreq)
-        return np.sort(origin + np.clip(ticks, low, high) / self.sfreq)
+        # The last tick may lie a rounding error outside.
+        return np.clip(np.sort(origin + np.clip(ticks, low, high) / self.sfreq), times.t_start, times.t_stop)
 
 
 def likelihood_ratio_test(
@@ -563,6 +564,8 @@ def bootstrap_intervals(
 def _percentiles(values: np.ndarray, level: float) -> np.ndarray:
     """Ends of the central interval over the first axis, NaN left out; NaN where nothing is left."""
     ends = np.full((*values.shape[1:], 2), np.nan)
+    if ends.size == 0:
+        return ends
     some = ~np.all(np.isnan(values), axis=0)
     quantiles = [0.5 - level / 2, 0.5 + level / 2]
     if values.ndim == 1:

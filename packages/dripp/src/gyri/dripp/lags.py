@@ -23,6 +23,7 @@ _GRID_GUARD = 1e-6  # samples: 0.1 s at 150 Hz is 15.000000000000002
 _DENSE_KEYS = 1 << 22  # up to so many possible rows are counted by bincount, more by sorting
 _KEY_BITS = 62
 _CHUNK = 1 << 18  # events at a time
+_SMALL = 4096  # rows of a table up to which it has a power of two of slots
 _THREADS = min(4, os.cpu_count() or 1)
 _ARRAYS = (
     "lag",
@@ -193,6 +194,8 @@ def lag_table(
         resolution = check_scalar(resolution, "resolution", minimum=0, strict=True)
         if sfreq is not None:
             raise ValueError("resolution: expected None when sfreq is given, since delays on a grid are exact")
+        if compress is False:
+            raise ValueError("compress: expected None or True with a resolution, which merges equal delays, got False")
     if compress is None:
         compress = sfreq is not None or resolution is not None
     dtype = jax.dtypes.canonicalize_dtype(np.float64 if dtype is None else dtype)
@@ -643,6 +646,8 @@ def _pad(
     """Stack the rows of all atoms, padded to a common size."""
     count = np.bincount(atom, minlength=n_atoms) if atom.size else np.zeros(n_atoms, np.int64)
     size, depth = pad_size(int(count.max(initial=0))), max(len(delay), 1)
+    if size <= _SMALL:  # an empty slot costs less here than to compile for another number of them
+        depth = 1 << (depth - 1).bit_length()
     if n_atoms == 1:
         shape, place = (depth, size), (slice(0, len(delay)), slice(0, atom.size))
         lags, owners, weights = np.full(shape, lower), np.full(shape, -1, _driver_dtype(n_drivers)), np.zeros((1, size))

@@ -72,7 +72,7 @@ def negative_log_likelihood(
     Raises
     ------
     ValueError
-        If `kernel` is unknown.
+        If `kernel` is unknown, or the shapes are not those of the table.
 
     Notes
     -----
@@ -87,6 +87,7 @@ def negative_log_likelihood(
     """
     density = kernels.get(kernel)
     params = Params(*(jnp.asarray(value) for value in params))
+    check_shapes(params, () if table.n_atoms is None else (table.n_atoms,), table.n_drivers)
     if table.n_atoms is None:
         return nll(params, table, density)
     return jax.vmap(lambda p, t: nll(p, t, density))(params, unbatched(table))
@@ -311,14 +312,19 @@ def _check(
     return times, driver_times, check_window(lower, upper)
 
 
+def check_shapes(params: Params, atoms: tuple[int, ...], n_drivers: int, name: str = "params") -> None:
+    """Raise a ValueError that names the field whose shape is wrong."""
+    for field, value in zip(Params._fields, params):
+        shape = atoms if field == "baseline" else (*atoms, n_drivers)
+        if np.shape(value) != shape:
+            raise ValueError(f"{name}.{field}: expected shape {shape} with {n_drivers} drivers, got {np.shape(value)}")
+
+
 def check_params(params: Params, n_drivers: int, name: str = "params") -> None:
     """Raise a ValueError that names the field if parameters are not finite, in range and of matching shapes."""
-    atoms = np.shape(params.baseline)
+    check_shapes(params, np.shape(params.baseline)[:1], n_drivers, name)
     for field, value in zip(Params._fields, params):
         value = np.asarray(value)
-        shape = atoms if field == "baseline" else (*atoms, n_drivers)
-        if value.shape != shape or len(atoms) > 1:
-            raise ValueError(f"{name}.{field}: expected shape {shape} with {n_drivers} drivers, got {value.shape}")
         if not np.all(np.isfinite(value)):
             raise ValueError(f"{name}.{field}: expected finite values, got {value}")
         if field == "sigma" and np.any(value <= 0):

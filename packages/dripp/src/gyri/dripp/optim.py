@@ -26,6 +26,7 @@ from .model import (
     Params,
     by_driver,
     check_params,
+    check_shapes,
     exposure,
     negative_log_likelihood,
     nll,
@@ -291,7 +292,7 @@ def em_step(
     Raises
     ------
     ValueError
-        If `kernel` or `m_step` is unknown.
+        If `kernel` or `m_step` is unknown, or the shapes are not those of the table.
 
     Notes
     -----
@@ -307,6 +308,7 @@ def em_step(
     density = kernels.get(kernel)
     check_option(m_step, "m_step", M_STEPS)
     params = Params(*(jnp.asarray(value, table.lag.dtype) for value in params))
+    check_shapes(params, () if table.n_atoms is None else (table.n_atoms,), table.n_drivers)
 
     def step(params: Params, table: LagTable) -> Params:
         bounds = _bounds(table, m_bounds, sigma_min, density)
@@ -316,16 +318,17 @@ def em_step(
 
 
 def _bounds(table: LagTable, m_bounds: Any, sigma_min: Any, kernel: Kernel) -> Bounds:
-    """Box of (m, sigma) for one atom; arithmetic on tracers only."""
+    """Box of (m, sigma) for one atom. Defaults where a bound is None or NaN, which needs no program of its own."""
     dtype = table.lag.dtype
     width = table.upper - table.lower
-    low, high = (table.lower, table.upper) if m_bounds is None else m_bounds
+    low, high = (np.nan, np.nan) if m_bounds is None else m_bounds
+    low, high = jnp.where(jnp.isnan(low), table.lower, low), jnp.where(jnp.isnan(high), table.upper, high)
     if not kernel.has_location:
         low = high = table.lower
-    if sigma_min is None:
-        on_grid = table.sfreq > 0
-        step = jnp.where(on_grid, 1 / (jnp.where(on_grid, table.sfreq, 1) * np.sqrt(12)), 0)
-        sigma_min = jnp.maximum(1e-4 * width, step)
+    on_grid = table.sfreq > 0
+    step = jnp.where(on_grid, 1 / (jnp.where(on_grid, table.sfreq, 1) * np.sqrt(12)), 0)
+    sigma_min = np.nan if sigma_min is None else sigma_min
+    sigma_min = jnp.where(jnp.isnan(sigma_min), jnp.maximum(1e-4 * width, step), sigma_min)
     return Bounds(*(jnp.asarray(value, dtype) for value in (low, high, jnp.minimum(sigma_min, width), width)))
 
 
@@ -428,15 +431,16 @@ def _fit_one(
     tol: Any,
     m_bounds: Any,
     sigma_min: Any,
+    max_iter: Any,
     *,
     kernel: Kernel,
     m_step: str,
     polish: bool,
-    max_iter: int,
+    room: int,
 ) -> EMResult:
     """EM in blocks, each followed by a polish, until converged; then try to do without each idle driver."""
     bounds = _bounds(table, m_bounds, sigma_min, kernel)
-    size = min(_BLOCK, max_iter)
+    size = min(_BLOCK, room)
 
     def body(state: _State) -> _State:
         spent = jnp.where(state.trial, state.n_trial, state.n_iter)
@@ -473,24 +477,24 @@ def _fit_one(
             finished & ~candidates.any(),
         )
 
-    room = jnp.full(max_iter + 2 * size + 2, jnp.nan, table.lag.dtype)
+    empty = jnp.full(room + 2 * size + 2, jnp.nan, table.lag.dtype)
     state = _State(
         params,
         n_before,
         jnp.zeros_like(n_before),
-        jax.lax.dynamic_update_slice(room, history, (0,)),
+        jax.lax.dynamic_update_slice(empty, history, (0,)),
         params,
-        jnp.asarray(jnp.inf, room.dtype),
+        jnp.asarray(jnp.inf, empty.dtype),
         jnp.asarray(False),
         jnp.asarray(False),
         jnp.zeros(table.n_drivers, bool),
         jnp.asarray(False),
     )
     state = jax.lax.while_loop(lambda state: ~state.done, body, state)
-    return _finish(state, table, kernel, max_iter)
+    return _finish(state, table, kernel, room)
 
 
-def _finish(state: _State, table: LagTable, kernel: Kernel, max_iter: int) -> EMResult:
+def _finish(state: _State, table: LagTable, kernel: Kernel, room: int) -> EMResult:
     """Report pruned drivers by defaults; without any driver left, the baseline is the mean rate exactly."""
     best = state.best
     idle = best.alpha <= 0
@@ -506,7 +510,7 @@ def _finish(state: _State, table: LagTable, kernel: Kernel, max_iter: int) -> EM
     )
     homogeneous = n_events - n_events * jnp.log(jnp.where(n_events > 0, n_events / table.duration, 1))
     value = jnp.where(none, homogeneous, state.best_nll)
-    return EMResult(params, value, state.n_iter, state.converged | none, state.history[: max_iter + 1])
+    return EMResult(params, value, state.n_iter, state.converged | none, state.history[: room + 1])
 
 
 # --- over atoms and starts --------------------------------------------------------------------------------------------
@@ -525,7 +529,7 @@ def _over_atoms(one: Callable, *batched: Any) -> Any:
     return jax.lax.platform_dependent(*batched, cpu=in_turn, default=jax.vmap(one))
 
 
-@partial(jax.jit, static_argnames=("kernel", "m_step", "polish", "max_iter"))
+@partial(jax.jit, static_argnames=("kernel", "m_step", "polish", "room"))
 def _fit(
     params: Params,
     history: Any,
@@ -534,6 +538,7 @@ def _fit(
     tol: Any,
     m_bounds: Any,
     sigma_min: Any,
+    max_iter: Any,
     **static: Any,
 ) -> EMResult:
     density = kernels.get(static.pop("kernel"))
@@ -542,9 +547,9 @@ def _fit(
         return _fit_one(params, history, n_before, table, *options, kernel=density, **static)
 
     if table.n_atoms is None:
-        return fit(params, history, n_before, table, tol, m_bounds, sigma_min)
+        return fit(params, history, n_before, table, tol, m_bounds, sigma_min, max_iter)
     return _over_atoms(
-        lambda params, history, table: fit(params, history, n_before, table, tol, m_bounds, sigma_min),
+        lambda params, history, table: fit(params, history, n_before, table, tol, m_bounds, sigma_min, max_iter),
         params,
         history,
         unbatched(table),
@@ -652,18 +657,21 @@ def em(
         check_option(init, "init", ("auto", *starting.METHODS))
     if table.n_drivers == 0:
         return _without_drivers(table, max_iter)
-    static = {"kernel": kernel, "m_step": m_step, "polish": polish, "max_iter": max_iter}
-    options = (tol, m_bounds, sigma_min)
+    # Numbers are data of one program; only the room for the history, in whole blocks, is of its shape.
+    static = {"kernel": kernel, "m_step": m_step, "polish": polish, "room": -(-max_iter // _BLOCK) * _BLOCK}
+    default = (np.nan, np.nan) if m_bounds is None else m_bounds, np.nan if sigma_min is None else sigma_min
+    options = (tol, *default, max_iter)
     if isinstance(init, Params):
         params = _check_start(init, table, kernel, m_bounds, sigma_min)
-        return _continue(params, table, options, static)
-    return _fit_from_scratch(table, init, key, options, static)
+        result = _continue(params, table, options, static)
+    else:
+        make = partial(starting.initialize, kernel=kernel, m_bounds=m_bounds, sigma_min=sigma_min)
+        result = _fit_from_scratch(table, init, key, make, options, static)
+    return result._replace(history=result.history[..., : max_iter + 1])
 
 
-def _fit_from_scratch(table: LagTable, init: str, key: Any, options: tuple, static: dict) -> EMResult:
+def _fit_from_scratch(table: LagTable, init: str, key: Any, make: Callable, options: tuple, static: dict) -> EMResult:
     """Fit from made-up starting values; a large table with its delays rounded first, coarsely, then finely."""
-    _, m_bounds, sigma_min = options
-    make = partial(starting.initialize, kernel=static["kernel"], m_bounds=m_bounds, sigma_min=sigma_min)
     levels = [table]
     if table.weight.shape[-1] > _LARGE:
         levels = [coarsen(table, n_bins) for n_bins in _COARSE_BINS] + [table]
@@ -673,9 +681,9 @@ def _fit_from_scratch(table: LagTable, init: str, key: Any, options: tuple, stat
     else:
         starts = [make(first, "smart_start")] + [make(first, "peaks", peak=j + 1) for j in range(starting.N_PEAKS)]
         stacked = Params(*(np.stack(leaf) for leaf in zip(*starts)))
-        n_before = min(_WARM_UP, static["max_iter"])
+        n_before = min(_WARM_UP, options[-1])
         kept = {name: static[name] for name in ("kernel", "m_step")}
-        params, history = _best_start(stacked, first, *options, **kept, n_steps=n_before)
+        params, history = _best_start(stacked, first, *options[:-1], **kept, n_steps=n_before)
     result = _continue(params, first, options, static, history, n_before)
     for finer in levels[1:]:
         result = _continue(result.params, finer, options, static, result.history, 0)
@@ -692,7 +700,9 @@ def _continue(
     return _fit(params, history, np.int32(n_before), table, *options, **static)
 
 
-def _check_m_bounds(m_bounds: tuple[float, float]) -> tuple[float, float]:
+def _check_m_bounds(m_bounds: Any) -> tuple[float, float]:
+    if np.shape(m_bounds) != (2,):
+        raise ValueError(f"m_bounds: expected a pair (low, high), got {m_bounds}")
     low, high = (float(value) for value in m_bounds)
     if not low < high:
         raise ValueError(f"m_bounds: expected (low, high) with low < high, got ({low:g}, {high:g})")
