@@ -1,7 +1,9 @@
 """Tests of gyri.shine.bilevel."""
 
+import gc
 import pickle
 import time
+import weakref
 from functools import lru_cache
 
 import jax
@@ -152,10 +154,27 @@ def test_one_program_serves_all_penalties():
     check_no_recompilation(run, (jnp.zeros(1), 2), (jnp.ones(1), 4), jit=False)
 
 
+def test_another_call_with_the_same_functions_compiles_nothing():
+    inner, outer = problem()
+    run = lambda x0, lam0: hoag(inner, outer, x0, lam0, max_iter=2).x
+    check_no_recompilation(run, (jnp.zeros(8), jnp.array(0.0)), (jnp.ones(8), jnp.array(1.0)), jit=False)
+
+
+def test_data_are_freed_after_the_call():
+    X = jnp.asarray(data()[0], np.float32)
+    alive, inner = weakref.ref(X), lambda w, lam: jnp.sum((X @ w - 1.0) ** 2) + jnp.exp(lam) * jnp.sum(w**2)
+    hoag(inner, lambda w, lam: jnp.sum(w**2), jnp.zeros(8), jnp.array(0.0), max_iter=1)
+    del X, inner
+    gc.collect()
+    assert alive() is None
+
+
 def test_callback_stops_and_interruption_returns_what_there_is(monkeypatch):
     seen = []
     result = hoag(*problem(), jnp.zeros(8), jnp.array(0.0), callback=lambda k, lam, value: seen.append(k) or k == 2)
     assert seen == [0, 1, 2] and len(result.history["lam"]) == 4
+    result = hoag(*problem(), jnp.zeros(8), jnp.array(0.0), callback=lambda k, lam, value: np.all(lam < np.inf))
+    assert len(result.history["lam"]) == 2
 
     def interrupt(k, lam, value):
         if k == 1:

@@ -1,6 +1,7 @@
 """Fixed points, roots and minimisers as differentiable functions: one solve forward, one backward mode."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -315,12 +316,35 @@ def _init_scale(solver: Any, minus_identity: bool) -> Callable:
     return scale
 
 
-def hoist(function: Callable, z: PyTree, args: tuple) -> tuple[Callable, list, PyTree]:
+@dataclass(frozen=True)
+class Pure:
+    """A function without what it closes over, ``pure(consts, z, args)``.
+
+    Equal for the same function and shapes, as JAX keeps its traces, and hence fit to be a static argument: it holds on
+    to no data.
+
+    Examples
+    --------
+    >>> double = lambda z: 2 * z
+    >>> hoist(double, jnp.zeros(2), ())[0] == hoist(double, jnp.ones(2), ())[0]
+    True
+    """
+
+    jaxpr: Any
+    structure: Any
+
+    def __call__(self, consts: list, z: PyTree, args: tuple) -> PyTree:
+        """Evaluate."""
+        flat = jaxpr_as_fun(ClosedJaxpr(self.jaxpr, consts))(*jax.tree.leaves((z, *args)))
+        return self.structure.unflatten(flat)
+
+
+def hoist(function: Callable, z: PyTree, args: tuple) -> tuple[Pure, list, PyTree]:
     """Make what a function closes over an argument, so that a custom derivative may own it.
 
     Returns
     -------
-    pure : callable
+    pure : Pure
         ``pure(consts, z, args)``.
     consts : list of Array
         What the function closes over.
@@ -335,13 +359,7 @@ def hoist(function: Callable, z: PyTree, args: tuple) -> tuple[Callable, list, P
     Array([10., 20.], dtype=float32)
     """
     closed, out = jax.make_jaxpr(function, return_shape=True)(z, *args)
-    structure: Any = jax.tree.structure(out)
-
-    def pure(consts: list, z: PyTree, args: tuple) -> PyTree:
-        flat = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))(*jax.tree.leaves((z, *args)))
-        return structure.unflatten(flat)
-
-    return pure, list(closed.consts), out
+    return Pure(closed.jaxpr, jax.tree.structure(out)), list(closed.consts), out
 
 
 def _hoist_outer(outer_grad: Callable | None, opa_every: int | None, z: PyTree, args: tuple) -> tuple[Any, list]:
