@@ -142,7 +142,8 @@ def test_start_at_the_solution_is_jacobian_free():
 
 def test_modes_by_name():
     assert as_mode("shine") == Shine() and as_mode("refine") == Shine(refine_steps=5)
-    assert Shine(fallback=True).fallback == 1.3 and Shine(fallback=False).fallback is None
+    for true, false in ((True, False), (np.True_, np.False_)):
+        assert Shine(fallback=true).fallback == 1.3 and Shine(fallback=false).fallback is None
     assert as_mode(Full(7)) == Full(7)
     for wrong in ("newton", None, 3):
         with pytest.raises(ValueError, match="backward: expected one of 'shine'"):

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from gyri.numerics.linalg import cg
@@ -49,12 +50,14 @@ class Shine:
     Ramzi et al. (2022), sections 2.1 and 3.
     """
 
-    fallback: float | int | bool | None = None
+    fallback: float | int | bool | np.bool_ | None = None
     refine_steps: int = 0
 
     def __post_init__(self) -> None:
         # As static arguments True and 1.0, False and 0.0 would be the same.
-        value = {True: FALLBACK, False: None}[self.fallback] if isinstance(self.fallback, bool) else self.fallback
+        value: Any = self.fallback
+        if isinstance(value, bool | np.bool_):
+            value = FALLBACK if value else None
         if value is not None:
             value = check_scalar(value, "fallback", minimum=0)
         object.__setattr__(self, "fallback", value)

@@ -193,16 +193,18 @@ class BilevelLogisticRegression(ClassifierMixin, BaseEstimator):
     def save(self, path: str | os.PathLike) -> None:
         """Write the fitted classifier to one file (no pickle), exactly at `path`."""
         check_is_fitted(self)
-        options = self.get_params(deep=False)
+        options = {name: _plain(value) for name, value in self.get_params(deep=False).items()}
         for name in ("backward", "solver"):
             value = options[name]
             if type(value).__name__ in _MODES:
-                options[name] = {"kind": type(value).__name__, **vars(value)}
-        options["bounds"] = list(options["bounds"])
+                fields = {field: _plain(value) for field, value in vars(value).items()}
+                options[name] = {"kind": type(value).__name__, **fields}
+        options["bounds"] = [_plain(bound) for bound in options["bounds"]]
         labels = {"classes": self.classes_}
         if self.classes_.dtype.kind not in "biuf":
             labels = {}
-            options["classes"] = [str(label) for label in self.classes_]
+            options["classes"] = [_plain(label) for label in self.classes_]
+            options["classes_kind"] = self.classes_.dtype.kind  # of text, or of objects
         tree = {"coef": self.coef_, "log_alpha": self.log_alpha_, "history": self.history_, **labels}
         save_pytree(path, tree, kind=_KIND, meta=options)
 
@@ -210,7 +212,8 @@ class BilevelLogisticRegression(ClassifierMixin, BaseEstimator):
     def load(cls, path: str | os.PathLike) -> "BilevelLogisticRegression":
         """Read what `save` wrote; ValueError for a file of another kind, a newer or a damaged one."""
         tree, options = load_pytree(path, kind=_KIND)
-        classes = tree["classes"] if "classes" in tree else np.asarray(options.pop("classes"))
+        kind = options.pop("classes_kind", None)
+        classes = tree["classes"] if "classes" in tree else np.asarray(options.pop("classes"), kind)
         for name in ("backward", "solver"):
             if isinstance(options[name], dict):
                 options[name] = _MODES[options[name].pop("kind")](**options[name])
@@ -220,6 +223,11 @@ class BilevelLogisticRegression(ClassifierMixin, BaseEstimator):
         )  # fmt: skip
         model.alpha_, model.n_features_in_ = float(np.exp(model.log_alpha_)), model.coef_.shape[1]
         return model
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy or JAX as one of Python, which is what a file's header can hold."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def _check_samples(X: Any, name: str) -> Any:
