@@ -235,6 +235,10 @@ def _no_rows(v: Array) -> tuple[Array, Array, Array]:
 
 def _refine(pull: Callable, v: Array, w: Array, scale: Array, rows: tuple, n_steps: int, tol: float | int) -> Array:
     """At most `n_steps` Broyden iterations on ``J^T w + v = 0`` from w; `rows` on top of `scale`: the first memory."""
+    # The answer is linear in v. Of a size of 1, no product in the iteration falls below what the dtype can tell.
+    unit = jnp.abs(v).max(1, keepdims=True)
+    unit = jnp.where(unit > 0, unit, 1)
+    v, w = v / unit, w / unit
     size = norm(v)
     solver = Refinement(n_steps - 1, tol, "rel", base=rows)
     residual = lambda w: (pull(w) + v, size)
@@ -245,7 +249,7 @@ def _refine(pull: Callable, v: Array, w: Array, scale: Array, rows: tuple, n_ste
     # iteration has left its best behind.
     last = state.z + state.step
     take = state.active & (state.last <= 2 * state.best) & jnp.isfinite(norm(last))
-    return jnp.where(take[:, None], last, state.best_z)
+    return unit * jnp.where(take[:, None], last, state.best_z)
 
 
 def _solve_exactly(mode: Full, estimate: LowRank, v: Array, pull: Callable) -> Array:

@@ -267,7 +267,7 @@ def _solve_equation(
 
     def residual(flat: Array, given: tuple) -> tuple[Array, Any]:
         value = to_flat(fun(given[1], to_tree(flat), given[0]))
-        return (value - flat, norm(value)) if minus_identity else (value, None)
+        return (value - flat, norm(value) + 1e-9) if minus_identity else (value, None)
 
     @jax.custom_vjp
     def solve(z0: PyTree, given: tuple, outer_consts: list) -> Solution:
