@@ -113,6 +113,20 @@ def test_penalties_stay_in_the_box():
     assert (np.abs(result.history["lam"]) <= np.float32(0.1)).all()
 
 
+def test_a_start_outside_the_box_is_brought_into_it():
+    result = hoag(*problem(), jnp.zeros(8), jnp.array(5.0), max_iter=1, bounds=(-1.0, 1.0))
+    assert result.lam == 1.0 and (result.history["lam"] == 1.0).all()
+
+
+def test_tolerances_are_absolute_where_the_start_is_stationary():
+    centre = jnp.arange(1.0, 9.0)
+    inner = lambda w, lam: jnp.sum(jnp.cosh(w * centre)) + 0.5 * jnp.exp(lam) * jnp.sum((w - lam) ** 2)
+    outer = lambda w, lam: jnp.sum((w - 1.0) ** 2)
+    stationary = hoag(inner, outer, jnp.zeros(8), jnp.array(0.0), max_iter=5)
+    near = hoag(inner, outer, jnp.full(8, 1e-2), jnp.array(0.0), max_iter=5)
+    assert stationary.history["inner_evals"][-1] <= near.history["inner_evals"][-1]
+
+
 def test_a_step_that_makes_it_worse_is_taken_back():
     pairs = bilevel.empty_pairs(2, jnp.zeros(1))
     old = bilevel.Point(np.zeros(1), jnp.zeros(1), pairs, 10.0, 1.0)

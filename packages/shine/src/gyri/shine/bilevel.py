@@ -193,14 +193,14 @@ def hoag(
     max_iter : int
         Iterations, each with one inner solve.
     bounds : tuple of float
-        Smallest and largest value of each entry of lam.
+        Smallest and largest value of each entry of lam; a start outside is brought to the nearest.
     tol_schedule : {"exponential", "quadratic", "cubic", "exact"}
         How the relative tolerance of the inner solves decreases: by a factor of `tol_decay`; as ``tol_init / k**2`` or
         ``/ k**3``; or 1e-12 from the first on.
     tol_decay : float, optional
         0.78 when None, 0.9 for ``"full"``.
     tol_init : float
-        First tolerance, relative to the gradient at the start.
+        First tolerance, relative to the gradient at the start; absolute where that is 0.
     step : {"safe", "paper"}
         ``"safe"`` takes one step an iteration, and takes back steps after which the outer objective is a fifth larger.
         ``"paper"`` is what the paper's code does: two steps, of which one is taken back.
@@ -331,6 +331,7 @@ def run_hoag(
     mode = as_mode(backward)
     solver = LBFGS(memory=MEMORY) if solver is None else solver
     box = _check_bounds(bounds)
+    lam = jnp.clip(lam, *box)
     check_positive_int(max_iter, "max_iter")
     check_option(tol_schedule, "tol_schedule", SCHEDULES)
     check_option(step, "step", STEPS)
@@ -344,7 +345,7 @@ def run_hoag(
 
     point = Point(np.asarray(lam), x, empty_pairs(solver.memory, x, solver.init_scale), np.inf, np.inf)
     solve(0, point, 1e30)  # compiles, and stops where it starts: the clock runs from here
-    solve.size, value = (float(a) for a in solve.look(x, jnp.asarray(lam), data))
+    value = solve.start(x, lam)
     record = Record(problem)
     eps = schedule(0, float(tol_init))
     record.add(point.lam, value, eps, None, 1, 0)
@@ -397,6 +398,12 @@ class InnerSolve:
         self.size = 1.0  # norm of the inner gradient at the start
         self.limit: Callable[[float], int] = lambda eps: 1
         self.opa_period: Callable[[int], int] | None = None
+
+    def start(self, x: Array, lam: Array) -> float:
+        """Outer value at the start; tolerances are relative to the gradient there from now on."""
+        size, value = (float(a) for a in self.look(x, jnp.asarray(lam), self.data))
+        self.size = size if size > 0 else 1.0
+        return value
 
     def __call__(self, k: int, point: Point, eps: float) -> tuple[Point, np.ndarray, int, int]:
         """The point solved, its hypergradient, gradients and Hessian products spent."""
@@ -583,7 +590,7 @@ def run_search(problem: Problem, x: Array, lam: Array, data: Any, values: np.nda
     solve = InnerSolve(problem, Options(JacobianFree(), solver, gradient=False), x, np.asarray(lam), data)
     start = Point(np.asarray(lam), x, empty_pairs(solver.memory, x), np.inf, 0.0)
     solve(0, start, 1e30)
-    solve.size, value = (float(a) for a in solve.look(x, lam, data))
+    value = solve.start(x, lam)
     record, best = Record(problem), start
     record.add(start.lam, value, SEARCH_TOL, None, 1, 0)
     point = start
