@@ -140,8 +140,7 @@ def test_output_has_the_precision_of_the_input(x64, precision):
     if precision == "float64":
         model.eval()  # in training flax warns of its running means, which are float32
     for network, shape in ((layer, (2, 3)), (model, (1, 8, 8, 1))):
-        graph, state = nnx.split(network)
-        out = jax.eval_shape(lambda state, x: nnx.merge(graph, state)(x), state, jax.ShapeDtypeStruct(shape, precision))
+        out = nnx.eval_shape(lambda network, x: network(x), network, jax.ShapeDtypeStruct(shape, precision))
         assert out.dtype == precision
 
 

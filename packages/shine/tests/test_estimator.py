@@ -42,6 +42,7 @@ def test_weights_are_scikit_learns_at_the_penalty_found(x64):
 
 
 def test_is_an_estimator(fitted):
+    assert BilevelLogisticRegression("full", "nls", 5).get_params()["loss"] == "nls"
     assert fitted.score(*TEST) > 0.93
     assert fitted.coef_.shape == (1, 30) and fitted.n_features_in_ == 30
     assert fitted.alpha_ == pytest.approx(np.exp(fitted.log_alpha_))

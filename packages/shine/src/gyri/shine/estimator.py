@@ -92,9 +92,9 @@ class BilevelLogisticRegression(ClassifierMixin, BaseEstimator):
     def __init__(
         self,
         backward: Any = "shine",
-        *,
         loss: Any = "logistic",
         max_iter: Any = 30,
+        *,
         solver: Any = None,
         log_alpha_init: Any = 0.0,
         bounds: Any = (-12.0, 12.0),

@@ -48,7 +48,7 @@ def fixed_point(
     f: Callable,
     z0: PyTree,
     *args: Any,
-    solver: Any = None,
+    solver: Any = Broyden(),  # noqa: B008 - frozen
     backward: Any = "shine",
     batch_ndim: int = 0,
     outer_grad: Callable | None = None,
@@ -66,7 +66,7 @@ def fixed_point(
     *args : pytree
         Further arguments of f; leaves that are no floats are passed through.
     solver : Broyden, AdjointBroyden, Anderson or Picard
-        How to solve; ``Broyden()`` when None.
+        How to solve; None is the default.
     backward : str, Shine, JacobianFree or Full
         ``"shine"`` shares the solver's inverse estimate; ``"jacobian_free"`` takes the identity; ``"full"`` solves the
         linear system; ``"refine"`` makes five steps of that from SHINE's answer.
@@ -106,7 +106,7 @@ def root(
     g: Callable,
     z0: PyTree,
     *args: Any,
-    solver: Any = None,
+    solver: Any = Broyden(stop="abs"),  # noqa: B008 - frozen
     backward: Any = "shine",
     batch_ndim: int = 0,
     outer_grad: Callable | None = None,
@@ -120,7 +120,7 @@ def root(
     z0, *args, backward, batch_ndim, outer_grad
         As in `fixed_point`. Jacobian-free takes the identity for the Jacobian of g.
     solver : Broyden, AdjointBroyden, Anderson or Picard
-        How to solve; ``Broyden(stop="abs")`` when None. ``"rel"`` is relative to the first residual.
+        How to solve; None is the default. ``stop="rel"`` is relative to the first residual.
 
     Returns
     -------
@@ -152,7 +152,7 @@ def minimize(
     fun: Callable,
     x0: PyTree,
     *args: Any,
-    solver: LBFGS | None = None,
+    solver: LBFGS | None = LBFGS(),  # noqa: B008 - frozen
     backward: Any = "shine",
     outer_grad: Callable | None = None,
 ) -> Solution:
@@ -167,8 +167,8 @@ def minimize(
     *args : pytree
         Further arguments of fun.
     solver : LBFGS, optional
-        ``LBFGS()`` when None. Where fun has a ridge of ``alpha / 2 |x|^2``, ``LBFGS(init_scale=1 / alpha)`` leaves
-        the best estimate of the inverse.
+        How to solve; None is the default. Where fun has a ridge of ``alpha / 2 |x|^2``,
+        ``LBFGS(init_scale=1 / alpha)`` leaves the best estimate of the inverse.
     backward : str, Shine, JacobianFree or Full
         As in `fixed_point`; ``"full"`` is the method of conjugate gradients.
     outer_grad : callable, optional

@@ -313,8 +313,8 @@ def inverse_quality(
     Returns
     -------
     rel_error, norm_ratio, cosine : Array, shape (...)
-        ``|approx - exact| / |exact|``, ``|approx| / |exact|`` and the cosine of their angle. NaN where `exact` is 0, the
-        cosine also where `approx` is.
+        ``|approx - exact| / |exact|``, ``|approx| / |exact|`` and the cosine of their angle. NaN where `exact` is 0,
+        the cosine also where `approx` is.
 
     Raises
     ------
