@@ -178,6 +178,21 @@ def test_use_before_fit_and_with_other_features_is_refused(fitted):
         fitted.predict(HOLE)
 
 
+def test_names_of_features_are_kept_and_compared(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    frame = lambda X, first=0: pandas.DataFrame(X, columns=[f"f{first + i}" for i in range(30)])
+    model = BilevelLogisticRegression(max_iter=1).fit(frame(X), Y, frame(XV), YV)
+    model.save(tmp_path / "model.npz")
+    for copy in (model, BilevelLogisticRegression.load(tmp_path / "model.npz")):
+        assert copy.feature_names_in_.tolist() == list(frame(X).columns)
+        copy.predict(frame(X))
+        with pytest.raises(ValueError, match="feature names should match"):
+            copy.predict(frame(X, first=1))
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.fit(frame(X), Y, frame(XV, first=1), YV)
+    assert not hasattr(model.fit(X, Y, XV, YV), "feature_names_in_")
+
+
 def test_same_data_same_result(fitted):
     np.testing.assert_array_equal(fit().coef_, fitted.coef_)
 

@@ -257,7 +257,7 @@ def _problem_of(inner: Callable, outer: Callable, x0: PyTree, lam0: PyTree) -> t
         objectives.append(Objective(pure, i))
         consts.append(given)
     layouts = Layout.of(x0), Layout.of(lam0)
-    problem = Problem(*objectives, *layouts)
+    problem = Problem(objectives[0], objectives[1], *layouts)
     return problem, layouts[0].flatten(x0), layouts[1].flatten(lam0), tuple(consts)
 
 
