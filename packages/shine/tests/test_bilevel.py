@@ -175,10 +175,13 @@ def test_another_call_with_the_same_functions_compiles_nothing():
 
 
 def test_data_are_freed_after_the_call():
-    X = jnp.asarray(data()[0], np.float32)
-    alive, inner = weakref.ref(X), lambda w, lam: jnp.sum((X @ w - 1.0) ** 2) + jnp.exp(lam) * jnp.sum(w**2)
-    hoag(inner, lambda w, lam: jnp.sum(w**2), jnp.zeros(8), jnp.array(0.0), max_iter=1)
-    del X, inner
+    def run():
+        X = jnp.asarray(data()[0], np.float32)
+        inner = lambda w, lam: jnp.sum((X @ w - 1.0) ** 2) + jnp.exp(lam) * jnp.sum(w**2)
+        hoag(inner, lambda w, lam: jnp.sum(w**2), jnp.zeros(8), jnp.array(0.0), max_iter=1)
+        return weakref.ref(X)
+
+    alive = run()
     gc.collect()
     assert alive() is None
 
