@@ -140,9 +140,19 @@ def test_start_at_the_solution_is_jacobian_free():
     np.testing.assert_array_equal(grad("shine")(jnp.ones(3)), grad("jacobian_free")(jnp.ones(3)))
 
 
+@pytest.mark.parametrize("backward", ["shine", "jacobian_free", "refine", "full"])
+def test_gradients_are_linear_in_small_cotangents(dtype, backward):
+    W, b, v = problem(0, 5, 1.2, dtype)
+    f = lambda b: fixed_point(layer, jnp.zeros(5, dtype), W, b, solver=Broyden(12, 1e-5), backward=backward).value
+    pull = jax.jit(jax.vjp(f, b)[1])
+    for scale in (1e-16, 1e-25):
+        np.testing.assert_allclose(pull(scale * v)[0] / scale, pull(v)[0], rtol=1e-4, atol=1e-5)
+
+
 def test_modes_by_name():
     assert as_mode("shine") == Shine() and as_mode("refine") == Shine(refine_steps=5)
-    assert Shine(fallback=True).fallback == 1.3 and Shine(fallback=False).fallback is None
+    for true, false in ((True, False), (np.True_, np.False_)):
+        assert Shine(fallback=true).fallback == 1.3 and Shine(fallback=false).fallback is None
     assert as_mode(Full(7)) == Full(7)
     for wrong in ("newton", None, 3):
         with pytest.raises(ValueError, match="backward: expected one of 'shine'"):

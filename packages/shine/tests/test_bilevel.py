@@ -1,7 +1,9 @@
 """Tests of gyri.shine.bilevel."""
 
+import gc
 import pickle
 import time
+import weakref
 from functools import lru_cache
 
 import jax
@@ -111,6 +113,20 @@ def test_penalties_stay_in_the_box():
     assert (np.abs(result.history["lam"]) <= np.float32(0.1)).all()
 
 
+def test_a_start_outside_the_box_is_brought_into_it():
+    result = hoag(*problem(), jnp.zeros(8), jnp.array(5.0), max_iter=1, bounds=(-1.0, 1.0))
+    assert result.lam == 1.0 and (result.history["lam"] == 1.0).all()
+
+
+def test_tolerances_are_absolute_where_the_start_is_stationary():
+    centre = jnp.arange(1.0, 9.0)
+    inner = lambda w, lam: jnp.sum(jnp.cosh(w * centre)) + 0.5 * jnp.exp(lam) * jnp.sum((w - lam) ** 2)
+    outer = lambda w, lam: jnp.sum((w - 1.0) ** 2)
+    stationary = hoag(inner, outer, jnp.zeros(8), jnp.array(0.0), max_iter=5)
+    near = hoag(inner, outer, jnp.full(8, 1e-2), jnp.array(0.0), max_iter=5)
+    assert stationary.history["inner_evals"][-1] <= near.history["inner_evals"][-1]
+
+
 def test_a_step_that_makes_it_worse_is_taken_back():
     pairs = bilevel.empty_pairs(2, jnp.zeros(1))
     old = bilevel.Point(np.zeros(1), jnp.zeros(1), pairs, 10.0, 1.0)
@@ -152,10 +168,30 @@ def test_one_program_serves_all_penalties():
     check_no_recompilation(run, (jnp.zeros(1), 2), (jnp.ones(1), 4), jit=False)
 
 
+def test_another_call_with_the_same_functions_compiles_nothing():
+    inner, outer = problem()
+    run = lambda x0, lam0: hoag(inner, outer, x0, lam0, max_iter=2).x
+    check_no_recompilation(run, (jnp.zeros(8), jnp.array(0.0)), (jnp.ones(8), jnp.array(1.0)), jit=False)
+
+
+def test_data_are_freed_after_the_call():
+    def run():
+        X = jnp.asarray(data()[0], np.float32)
+        inner = lambda w, lam: jnp.sum((X @ w - 1.0) ** 2) + jnp.exp(lam) * jnp.sum(w**2)
+        hoag(inner, lambda w, lam: jnp.sum(w**2), jnp.zeros(8), jnp.array(0.0), max_iter=1)
+        return weakref.ref(X)
+
+    alive = run()
+    gc.collect()
+    assert alive() is None
+
+
 def test_callback_stops_and_interruption_returns_what_there_is(monkeypatch):
     seen = []
     result = hoag(*problem(), jnp.zeros(8), jnp.array(0.0), callback=lambda k, lam, value: seen.append(k) or k == 2)
     assert seen == [0, 1, 2] and len(result.history["lam"]) == 4
+    result = hoag(*problem(), jnp.zeros(8), jnp.array(0.0), callback=lambda k, lam, value: np.all(lam < np.inf))
+    assert len(result.history["lam"]) == 2
 
     def interrupt(k, lam, value):
         if k == 1:

@@ -125,6 +125,25 @@ def test_gain_is_capped():
     np.testing.assert_allclose(gradient, np.outer(exact.U[:, 0], exact.Vh[0]), atol=2e-2)
 
 
+def test_weights_of_zero_have_finite_gradients():
+    deq = DEQ(DenseCell(3, 4, rngs=nnx.Rngs(0)), solver=Picard(3, 1e-3))
+    deq.cell.W[...] = jnp.zeros((4, 4))
+    grads = nnx.grad(lambda deq: deq(jnp.ones((2, 3))).sum())(deq)
+    assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(grads))
+    assert (jax.tree.leaves(grads["cell"]["W"])[0] != 0).any()
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_output_has_the_precision_of_the_input(x64, precision):
+    layer = nnx.eval_shape(lambda: DEQ(DenseCell(3, 4, rngs=nnx.Rngs(0))))
+    model = nnx.eval_shape(lambda: MDEQ(SMALL, nnx.Rngs(0)))
+    if precision == "float64":
+        model.eval()  # in training flax warns of its running means, which are float32
+    for network, shape in ((layer, (2, 3)), (model, (1, 8, 8, 1))):
+        out = nnx.eval_shape(lambda network, x: network(x), network, jax.ShapeDtypeStruct(shape, precision))
+        assert out.dtype == precision
+
+
 # --- what is measured on a layer --------------------------------------------------------------------------------------
 
 

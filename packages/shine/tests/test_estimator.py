@@ -1,6 +1,7 @@
 """Tests of gyri.shine.estimator and gyri.shine.objectives."""
 
 import pickle
+from copy import deepcopy
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,7 @@ def test_weights_are_scikit_learns_at_the_penalty_found(x64):
 
 
 def test_is_an_estimator(fitted):
+    assert BilevelLogisticRegression("full", "nls", 5).get_params()["loss"] == "nls"
     assert fitted.score(*TEST) > 0.93
     assert fitted.coef_.shape == (1, 30) and fitted.n_features_in_ == 30
     assert fitted.alpha_ == pytest.approx(np.exp(fitted.log_alpha_))
@@ -83,6 +85,43 @@ def test_files_keep_the_classifier(tmp_path, backward):
         np.testing.assert_array_equal(copy.predict(TEST[0]), model.predict(TEST[0]))
         assert copy.get_params() == model.get_params()
         np.testing.assert_array_equal(copy.history_["outer"], model.history_["outer"])
+
+
+def unchecked(made, **fields):
+    """With numbers of NumPy, which nothing but the type checks of these tests refuses."""
+    for name, value in fields.items():
+        object.__setattr__(made, name, value)
+    return made
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"max_iter": np.int64(2)}, {"log_alpha_init": np.float32(0.5)}, {"bounds": np.array([-5, 5], np.float32)},
+     {"solver": unchecked(LBFGS(), memory=np.int64(7))}, {"backward": unchecked(Shine(), refine_steps=np.int32(1))},
+     {"verbose": np.False_}, {"tol_init": np.array(1e-3)}],
+    ids=str,
+)  # fmt: skip
+def test_files_keep_options_that_are_numbers_of_numpy(tmp_path, fitted, options):
+    model = deepcopy(fitted).set_params(**options)
+    model.save(tmp_path / "model.npz")
+    copy = BilevelLogisticRegression.load(tmp_path / "model.npz")
+    np.testing.assert_array_equal(copy.predict(TEST[0]), model.predict(TEST[0]))
+    for name, value in options.items():
+        np.testing.assert_array_equal(getattr(copy, name), value)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [np.array(["a", "long"], object), np.array([3, 7], object), np.array([3, 7], np.int8), np.array([False, True])],
+    ids=repr,
+)
+def test_files_keep_the_kind_of_the_labels(tmp_path, labels):
+    pick = lambda y: labels[(y > 0).astype(int)]
+    model = BilevelLogisticRegression(max_iter=1).fit(TRAIN[0], pick(TRAIN[1]), VALID[0], pick(VALID[1]))
+    model.save(tmp_path / "model.npz")
+    copy = BilevelLogisticRegression.load(tmp_path / "model.npz")
+    assert copy.classes_.dtype == labels.dtype
+    assert copy.predict(TEST[0]).tolist() == model.predict(TEST[0]).tolist()
 
 
 def test_files_keep_labels_that_are_words_and_refuse_damage(tmp_path):
@@ -137,6 +176,21 @@ def test_use_before_fit_and_with_other_features_is_refused(fitted):
         fitted.predict(X[:, 1:])
     with pytest.raises(ValueError, match="X: expected finite"):
         fitted.predict(HOLE)
+
+
+def test_names_of_features_are_kept_and_compared(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    frame = lambda X, first=0: pandas.DataFrame(X, columns=[f"f{first + i}" for i in range(30)])
+    model = BilevelLogisticRegression(max_iter=1).fit(frame(X), Y, frame(XV), YV)
+    model.save(tmp_path / "model.npz")
+    for copy in (model, BilevelLogisticRegression.load(tmp_path / "model.npz")):
+        assert copy.feature_names_in_.tolist() == list(frame(X).columns)
+        copy.predict(frame(X))
+        with pytest.raises(ValueError, match="feature names should match"):
+            copy.predict(frame(X, first=1))
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.fit(frame(X), Y, frame(XV, first=1), YV)
+    assert not hasattr(model.fit(X, Y, XV, YV), "feature_names_in_")
 
 
 def test_same_data_same_result(fitted):

@@ -1,12 +1,14 @@
 """Tests of gyri.shine.implicit: derivatives, closures, batches, transformations, refusals."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gyri.numerics.testing import check_jit, check_no_recompilation, check_vmap
-from gyri.shine import LBFGS, AdjointBroyden, Broyden, Full, Picard, Shine, fixed_point, minimize, root
+from gyri.shine import DEQ, LBFGS, AdjointBroyden, Broyden, Full, Picard, Shine, fixed_point, minimize, root
 
 from .conftest import layer, problem, relative
 
@@ -130,6 +132,13 @@ def test_trees_batches_and_other_leaves(x64):
         fixed_point(layer, jnp.zeros((2, 3, 6)), W, jnp.stack([b, 2 * b, 3 * b]), batch_ndim=2, solver=TIGHT).value ** 2
     ).sum()
     np.testing.assert_allclose(gradient, jax.jit(jax.grad(direct))(W), rtol=1e-9)
+
+
+def test_defaults_are_in_the_signature():
+    default = lambda function: inspect.signature(function).parameters["solver"].default
+    assert [default(f) for f in (fixed_point, root, minimize, DEQ.__init__)] == (
+        [Broyden(), Broyden(stop="abs"), LBFGS(), Broyden()]
+    )
 
 
 def test_start_has_no_gradient():

@@ -95,6 +95,8 @@ def test_inverse_quality_is_its_definition(x64):
     np.testing.assert_allclose(error, np.linalg.norm(a - e, axis=1) / norms[1], rtol=1e-12)
     np.testing.assert_allclose(ratio, norms[0] / norms[1], rtol=1e-12)
     np.testing.assert_allclose(cosine, (a * e).sum(1) / norms[0] / norms[1], rtol=1e-12)
+    np.testing.assert_array_equal(inverse_quality(a, 0 * e), np.full((3, 5), np.nan))
+    np.testing.assert_array_equal(inverse_quality(0 * a, e), np.array([[1.0], [0.0], [np.nan]]) * np.ones(5))
     check_jit(inverse_quality, jnp.asarray(a), jnp.asarray(e))
     check_vmap(inverse_quality, jnp.asarray(a), jnp.asarray(e))
     with pytest.raises(ValueError, match="approx: expected the shape of exact"):

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from gyri.numerics.linalg import cg
@@ -49,12 +50,14 @@ class Shine:
     Ramzi et al. (2022), sections 2.1 and 3.
     """
 
-    fallback: float | int | bool | None = None
+    fallback: float | int | bool | np.bool_ | None = None
     refine_steps: int = 0
 
     def __post_init__(self) -> None:
         # As static arguments True and 1.0, False and 0.0 would be the same.
-        value = {True: FALLBACK, False: None}[self.fallback] if isinstance(self.fallback, bool) else self.fallback
+        value: Any = self.fallback
+        if isinstance(value, bool | np.bool_):
+            value = FALLBACK if value else None
         if value is not None:
             value = check_scalar(value, "fallback", minimum=0)
         object.__setattr__(self, "fallback", value)
@@ -232,6 +235,10 @@ def _no_rows(v: Array) -> tuple[Array, Array, Array]:
 
 def _refine(pull: Callable, v: Array, w: Array, scale: Array, rows: tuple, n_steps: int, tol: float | int) -> Array:
     """At most `n_steps` Broyden iterations on ``J^T w + v = 0`` from w; `rows` on top of `scale`: the first memory."""
+    # The answer is linear in v. Of a size of 1, no product in the iteration falls below what the dtype can tell.
+    unit = jnp.abs(v).max(1, keepdims=True)
+    unit = jnp.where(unit > 0, unit, 1)
+    v, w = v / unit, w / unit
     size = norm(v)
     solver = Refinement(n_steps - 1, tol, "rel", base=rows)
     residual = lambda w: (pull(w) + v, size)
@@ -242,7 +249,7 @@ def _refine(pull: Callable, v: Array, w: Array, scale: Array, rows: tuple, n_ste
     # iteration has left its best behind.
     last = state.z + state.step
     take = state.active & (state.last <= 2 * state.best) & jnp.isfinite(norm(last))
-    return jnp.where(take[:, None], last, state.best_z)
+    return unit * jnp.where(take[:, None], last, state.best_z)
 
 
 def _solve_exactly(mode: Full, estimate: LowRank, v: Array, pull: Callable) -> Array:

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ from gyri.numerics.loops import progress_bar
 from gyri.numerics.validation import as_key, check_option, check_positive_int, check_scalar
 
 from .backward import Full, JacobianFree, Mode, Shine, as_mode
-from .implicit import check_start, hoist
+from .implicit import Pure, check_start, hoist
 from .inverse import Layout, norm, two_loop
 from .lbfgs import LBFGS, Pairs, empty_pairs, run
 
@@ -27,6 +27,7 @@ SCHEDULES = ("exponential", "quadratic", "cubic", "exact")
 STEPS = ("safe", "paper")
 EXACT_TOL, SEARCH_TOL = 1e-12, 1e-5
 MEMORY = 60
+N_PROGRAMS = 64
 
 
 class HoagResult(NamedTuple):
@@ -82,7 +83,7 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """Inner and outer objective of flat arrays and data: static under jit, so that equal problems share a program."""
+    """Inner and outer objective of flat arrays and data: equal problems share a program."""
 
     inner: Callable
     outer: Callable
@@ -104,7 +105,18 @@ class Options:
     gradient: bool = True
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@dataclass(frozen=True)
+class Objective:
+    """One of two functions of x, lam and data: ``data[i]`` is what it once closed over."""
+
+    pure: Pure
+    i: int
+
+    def __call__(self, x: PyTree, lam: PyTree, data: tuple) -> Array:
+        """The value."""
+        return jax.tree.leaves(self.pure(data[self.i], x, (lam,)))[0]
+
+
 def _take_step(
     problem: Problem, options: Options, x: Array, pairs: Pairs, lam: Array, tol: Array, cg_tol: Array, cg_max: Array,
     opa_every: Array | None, data: Any,
@@ -131,11 +143,16 @@ def _take_step(
     return Step(st.x, st.pairs, value, direct - cross, st.n_evals, n_hvps)
 
 
-@partial(jax.jit, static_argnums=0)
 def _look(problem: Problem, x: Array, lam: Array, data: Any) -> tuple[Array, Array]:
     """Norm of the inner gradient and outer value at the start."""
     inner, outer = problem.objectives(data)
     return norm(jax.grad(inner)(x, lam)), outer(x, lam)
+
+
+@lru_cache(maxsize=N_PROGRAMS)
+def _programs(problem: Problem, options: Options) -> tuple[Callable, Callable]:
+    """`_take_step` and `_look` of a problem, compiled once; those of the last problems are kept, not of all."""
+    return jax.jit(partial(_take_step, problem, options)), jax.jit(partial(_look, problem))
 
 
 def hoag(
@@ -176,19 +193,20 @@ def hoag(
     max_iter : int
         Iterations, each with one inner solve.
     bounds : tuple of float
-        Smallest and largest value of each entry of lam.
+        Smallest and largest value of each entry of lam; a start outside is brought to the nearest.
     tol_schedule : {"exponential", "quadratic", "cubic", "exact"}
         How the relative tolerance of the inner solves decreases: by a factor of `tol_decay`; as ``tol_init / k**2`` or
         ``/ k**3``; or 1e-12 from the first on.
     tol_decay : float, optional
         0.78 when None, 0.9 for ``"full"``.
     tol_init : float
-        First tolerance, relative to the gradient at the start.
+        First tolerance, relative to the gradient at the start; absolute where that is 0.
     step : {"safe", "paper"}
         ``"safe"`` takes one step an iteration, and takes back steps after which the outer objective is a fifth larger.
         ``"paper"`` is what the paper's code does: two steps, of which one is taken back.
     callback : callable, optional
-        ``callback(k, lam, outer_value)`` after each iteration; returning True stops.
+        ``callback(k, lam, outer_value)`` after each iteration; returning a true value, NumPy's included,
+        stops.
     progress : bool
         Show a bar.
 
@@ -230,17 +248,16 @@ def hoag(
 def _problem_of(inner: Callable, outer: Callable, x0: PyTree, lam0: PyTree) -> tuple[Problem, Array, Array, tuple]:
     """Flat start, and objectives that close over nothing."""
     x0, lam0 = check_start(x0, "x0", 0), check_start(lam0, "lam0", 0)
-    pure, consts = [], []
-    for fun, name in ((inner, "inner"), (outer, "outer")):
-        closed, given, out = hoist(fun, x0, (lam0,))
+    objectives, consts = [], []
+    for i, (fun, name) in enumerate(((inner, "inner"), (outer, "outer"))):
+        pure, given, out = hoist(fun, x0, (lam0,))
         leaves = jax.tree.leaves(out)
         if len(leaves) != 1 or leaves[0].shape != () or not jnp.issubdtype(leaves[0].dtype, jnp.floating):
             raise ValueError(f"{name}: expected a function that returns one real number, got {out}")
-        pure.append(closed)
+        objectives.append(Objective(pure, i))
         consts.append(given)
-    first = lambda i: lambda x, lam, data: jax.tree.leaves(pure[i](data[i], x, (lam,)))[0]
     layouts = Layout.of(x0), Layout.of(lam0)
-    problem = Problem(first(0), first(1), *layouts)
+    problem = Problem(objectives[0], objectives[1], *layouts)
     return problem, layouts[0].flatten(x0), layouts[1].flatten(lam0), tuple(consts)
 
 
@@ -314,6 +331,7 @@ def run_hoag(
     mode = as_mode(backward)
     solver = LBFGS(memory=MEMORY) if solver is None else solver
     box = _check_bounds(bounds)
+    lam = jnp.clip(lam, *box)
     check_positive_int(max_iter, "max_iter")
     check_option(tol_schedule, "tol_schedule", SCHEDULES)
     check_option(step, "step", STEPS)
@@ -327,7 +345,7 @@ def run_hoag(
 
     point = Point(np.asarray(lam), x, empty_pairs(solver.memory, x, solver.init_scale), np.inf, np.inf)
     solve(0, point, 1e30)  # compiles, and stops where it starts: the clock runs from here
-    solve.size, value = (float(a) for a in _look(problem, x, jnp.asarray(lam), data))
+    value = solve.start(x, lam)
     record = Record(problem)
     eps = schedule(0, float(tol_init))
     record.add(point.lam, value, eps, None, 1, 0)
@@ -353,7 +371,7 @@ def run_hoag(
                 eps = eps / 2 if rejected else schedule(k + 1, eps)
                 bar.update(1)
                 bar.set_postfix_str(f"outer={best.outer if best else np.nan:.4g}")
-                if callback is not None and callback(k, record.rows[-1]["lam"], record.rows[-1]["outer"]) is True:
+                if callback is not None and bool(callback(k, record.rows[-1]["lam"], record.rows[-1]["outer"])):
                     break
         except KeyboardInterrupt:
             bar.set_postfix_str("interrupted")
@@ -374,11 +392,18 @@ class InnerSolve:
     """One inner solve after the other, with the tolerances and limits of the iteration."""
 
     def __init__(self, problem: Problem, options: Options, x: Array, lam0: np.ndarray, data: Any) -> None:
-        self.problem, self.options, self.data = problem, options, data
+        self.take_step, self.look = _programs(problem, options)
+        self.data = data
         self.lam0, self.dtype = lam0, x.dtype
         self.size = 1.0  # norm of the inner gradient at the start
         self.limit: Callable[[float], int] = lambda eps: 1
         self.opa_period: Callable[[int], int] | None = None
+
+    def start(self, x: Array, lam: Array) -> float:
+        """Outer value at the start; tolerances are relative to the gradient there from now on."""
+        size, value = (float(a) for a in self.look(x, jnp.asarray(lam), self.data))
+        self.size = size if size > 0 else 1.0
+        return value
 
     def __call__(self, k: int, point: Point, eps: float) -> tuple[Point, np.ndarray, int, int]:
         """The point solved, its hypergradient, gradients and Hessian products spent."""
@@ -386,8 +411,8 @@ class InnerSolve:
         # A ridge of exp(lam) makes gradients smaller with it: a smaller lam has to be solved more exactly.
         tol = max(eps, least) * self.size * float(np.exp(min(point.lam.min() - self.lam0.min(), 0)))
         period = None if self.opa_period is None else jnp.asarray(self.opa_period(k), jnp.int32)
-        found = _take_step(
-            self.problem, self.options, point.x, point.pairs, jnp.asarray(point.lam), jnp.asarray(tol, self.dtype),
+        found = self.take_step(
+            point.x, point.pairs, jnp.asarray(point.lam), jnp.asarray(tol, self.dtype),
             jnp.asarray(max(eps, least), self.dtype), jnp.asarray(self.limit(eps), jnp.int32), period, self.data,
         )  # fmt: skip
         outer, hypergrad, evals, hvps = jax.device_get((found.outer, found.hypergrad, found.n_evals, found.n_hvps))
@@ -565,7 +590,7 @@ def run_search(problem: Problem, x: Array, lam: Array, data: Any, values: np.nda
     solve = InnerSolve(problem, Options(JacobianFree(), solver, gradient=False), x, np.asarray(lam), data)
     start = Point(np.asarray(lam), x, empty_pairs(solver.memory, x), np.inf, 0.0)
     solve(0, start, 1e30)
-    solve.size, value = (float(a) for a in _look(problem, x, lam, data))
+    value = solve.start(x, lam)
     record, best = Record(problem), start
     record.add(start.lam, value, SEARCH_TOL, None, 1, 0)
     point = start

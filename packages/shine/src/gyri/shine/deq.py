@@ -28,7 +28,7 @@ class DEQ(nnx.Module):
         otherwise. If it has ``prepare(x)``, which returns ``(step, consts)`` with ``step(z, *consts) = cell(z, x)``,
         that is called once for a solve: for weight normalisation, dropout masks, or the injection of x.
     solver : Broyden, AdjointBroyden, Anderson or Picard
-        Of training; ``Broyden()`` when None.
+        Of training; None is the default.
     backward : str, Shine, JacobianFree or Full
         As in `fixed_point`.
     eval_solver : Broyden, AdjointBroyden, Anderson or Picard, optional
@@ -55,7 +55,14 @@ class DEQ(nnx.Module):
     Bai, Kolter, Koltun (2019), Deep equilibrium models; Ramzi et al. (2022), SHINE, section 3.2.
     """
 
-    def __init__(self, cell: Any, *, solver: Any = None, backward: Any = "shine", eval_solver: Any = None) -> None:
+    def __init__(
+        self,
+        cell: Any,
+        *,
+        solver: Any = Broyden(),  # noqa: B008 - frozen
+        backward: Any = "shine",
+        eval_solver: Any = None,
+    ) -> None:
         self.solver = Broyden() if solver is None else solver
         self.eval_solver = self.solver if eval_solver is None else eval_solver
         for name in ("solver", "eval_solver"):

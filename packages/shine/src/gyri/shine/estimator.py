@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gyri.numerics.io import load_pytree, save_pytree
 from gyri.numerics.validation import check_array, check_option, check_scalar
@@ -74,6 +74,8 @@ class BilevelLogisticRegression(ClassifierMixin, BaseEstimator):
         As that of `HoagResult`.
     n_features_in_ : int
         Features.
+    feature_names_in_ : np.ndarray, shape (n_features,)
+        Their names, where X is a data frame.
 
     Notes
     -----
@@ -92,9 +94,9 @@ class BilevelLogisticRegression(ClassifierMixin, BaseEstimator):
     def __init__(
         self,
         backward: Any = "shine",
-        *,
         loss: Any = "logistic",
         max_iter: Any = 30,
+        *,
         solver: Any = None,
         log_alpha_init: Any = 0.0,
         bounds: Any = (-12.0, 12.0),
@@ -142,6 +144,7 @@ class BilevelLogisticRegression(ClassifierMixin, BaseEstimator):
         """
         check_option(self.loss, "loss", tuple(LOSSES))
         lam0 = check_scalar(self.log_alpha_init, "log_alpha_init")
+        given = X, X_val
         X, X_val = _check_samples(X, "X"), _check_samples(X_val, "X_val")
         if X_val.shape[1] != X.shape[1]:
             raise ValueError(f"X_val: expected {X.shape[1]} features as in X, got {X_val.shape[1]}")
@@ -154,6 +157,8 @@ class BilevelLogisticRegression(ClassifierMixin, BaseEstimator):
             _check_labels(labels, samples, classes, negative, name, dtype)
             for labels, samples, name in ((y, X, "y"), (y_val, X_val, "y_val"))
         ]
+        for samples, reset in zip(given, (True, False), strict=True):
+            validate_data(self, samples, skip_check_array=True, reset=reset)  # names of features
         result = run_hoag(
             problem_of(self.loss, X.shape[1], dtype.name), jnp.zeros(X.shape[1], dtype), jnp.full(1, lam0, dtype),
             ((X, targets[0]), (X_val, targets[1])), backward=self.backward, solver=self.solver, max_iter=self.max_iter,
@@ -162,7 +167,7 @@ class BilevelLogisticRegression(ClassifierMixin, BaseEstimator):
         )  # fmt: skip
         self.coef_ = np.asarray(result.x)[None]
         self.log_alpha_, self.classes_, self.history_ = float(result.lam), classes, result.history
-        self.alpha_, self.n_features_in_ = float(np.exp(self.log_alpha_)), X.shape[1]
+        self.alpha_ = float(np.exp(self.log_alpha_))
         return self
 
     # --- use ----------------------------------------------------------------------------------------------------------
@@ -178,9 +183,10 @@ class BilevelLogisticRegression(ClassifierMixin, BaseEstimator):
             Samples with other features, NaN or infinity.
         """
         check_is_fitted(self)
-        X = _check_samples(X, "X")
+        given, X = X, _check_samples(X, "X")
         if X.shape[1] != self.n_features_in_:
             raise ValueError(f"X: expected {self.n_features_in_} features, got {X.shape[1]}")
+        validate_data(self, given, skip_check_array=True, reset=False)  # names of features
         return np.asarray(X @ jnp.asarray(self.coef_[0]))
 
     def predict(self, X: Any) -> np.ndarray:
@@ -193,16 +199,20 @@ class BilevelLogisticRegression(ClassifierMixin, BaseEstimator):
     def save(self, path: str | os.PathLike) -> None:
         """Write the fitted classifier to one file (no pickle), exactly at `path`."""
         check_is_fitted(self)
-        options = self.get_params(deep=False)
+        options = {name: _plain(value) for name, value in self.get_params(deep=False).items()}
         for name in ("backward", "solver"):
             value = options[name]
             if type(value).__name__ in _MODES:
-                options[name] = {"kind": type(value).__name__, **vars(value)}
-        options["bounds"] = list(options["bounds"])
+                fields = {field: _plain(value) for field, value in vars(value).items()}
+                options[name] = {"kind": type(value).__name__, **fields}
+        options["bounds"] = [_plain(bound) for bound in options["bounds"]]
         labels = {"classes": self.classes_}
         if self.classes_.dtype.kind not in "biuf":
             labels = {}
-            options["classes"] = [str(label) for label in self.classes_]
+            options["classes"] = [_plain(label) for label in self.classes_]
+            options["classes_kind"] = self.classes_.dtype.kind  # of text, or of objects
+        if hasattr(self, "feature_names_in_"):
+            options["feature_names_in"] = self.feature_names_in_.tolist()
         tree = {"coef": self.coef_, "log_alpha": self.log_alpha_, "history": self.history_, **labels}
         save_pytree(path, tree, kind=_KIND, meta=options)
 
@@ -210,7 +220,8 @@ class BilevelLogisticRegression(ClassifierMixin, BaseEstimator):
     def load(cls, path: str | os.PathLike) -> "BilevelLogisticRegression":
         """Read what `save` wrote; ValueError for a file of another kind, a newer or a damaged one."""
         tree, options = load_pytree(path, kind=_KIND)
-        classes = tree["classes"] if "classes" in tree else np.asarray(options.pop("classes"))
+        kind, names = options.pop("classes_kind", None), options.pop("feature_names_in", None)
+        classes = tree["classes"] if "classes" in tree else np.asarray(options.pop("classes"), kind)
         for name in ("backward", "solver"):
             if isinstance(options[name], dict):
                 options[name] = _MODES[options[name].pop("kind")](**options[name])
@@ -219,7 +230,14 @@ class BilevelLogisticRegression(ClassifierMixin, BaseEstimator):
             tree["coef"], tree["log_alpha"], tree["history"], classes
         )  # fmt: skip
         model.alpha_, model.n_features_in_ = float(np.exp(model.log_alpha_)), model.coef_.shape[1]
+        if names is not None:
+            model.feature_names_in_ = np.asarray(names, object)
         return model
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy or JAX as one of Python, which is what a file's header can hold."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def _check_samples(X: Any, name: str) -> Any:

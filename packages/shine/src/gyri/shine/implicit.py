@@ -1,6 +1,7 @@
 """Fixed points, roots and minimisers as differentiable functions: one solve forward, one backward mode."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -47,7 +48,7 @@ def fixed_point(
     f: Callable,
     z0: PyTree,
     *args: Any,
-    solver: Any = None,
+    solver: Any = Broyden(),  # noqa: B008 - frozen
     backward: Any = "shine",
     batch_ndim: int = 0,
     outer_grad: Callable | None = None,
@@ -65,7 +66,7 @@ def fixed_point(
     *args : pytree
         Further arguments of f; leaves that are no floats are passed through.
     solver : Broyden, AdjointBroyden, Anderson or Picard
-        How to solve; ``Broyden()`` when None.
+        How to solve; None is the default.
     backward : str, Shine, JacobianFree or Full
         ``"shine"`` shares the solver's inverse estimate; ``"jacobian_free"`` takes the identity; ``"full"`` solves the
         linear system; ``"refine"`` makes five steps of that from SHINE's answer.
@@ -105,7 +106,7 @@ def root(
     g: Callable,
     z0: PyTree,
     *args: Any,
-    solver: Any = None,
+    solver: Any = Broyden(stop="abs"),  # noqa: B008 - frozen
     backward: Any = "shine",
     batch_ndim: int = 0,
     outer_grad: Callable | None = None,
@@ -119,7 +120,7 @@ def root(
     z0, *args, backward, batch_ndim, outer_grad
         As in `fixed_point`. Jacobian-free takes the identity for the Jacobian of g.
     solver : Broyden, AdjointBroyden, Anderson or Picard
-        How to solve; ``Broyden(stop="abs")`` when None. ``"rel"`` is relative to the first residual.
+        How to solve; None is the default. ``stop="rel"`` is relative to the first residual.
 
     Returns
     -------
@@ -151,7 +152,7 @@ def minimize(
     fun: Callable,
     x0: PyTree,
     *args: Any,
-    solver: LBFGS | None = None,
+    solver: LBFGS | None = LBFGS(),  # noqa: B008 - frozen
     backward: Any = "shine",
     outer_grad: Callable | None = None,
 ) -> Solution:
@@ -166,8 +167,8 @@ def minimize(
     *args : pytree
         Further arguments of fun.
     solver : LBFGS, optional
-        ``LBFGS()`` when None. Where fun has a ridge of ``alpha / 2 |x|^2``, ``LBFGS(init_scale=1 / alpha)`` leaves
-        the best estimate of the inverse.
+        How to solve; None is the default. Where fun has a ridge of ``alpha / 2 |x|^2``,
+        ``LBFGS(init_scale=1 / alpha)`` leaves the best estimate of the inverse.
     backward : str, Shine, JacobianFree or Full
         As in `fixed_point`; ``"full"`` is the method of conjugate gradients.
     outer_grad : callable, optional
@@ -266,7 +267,7 @@ def _solve_equation(
 
     def residual(flat: Array, given: tuple) -> tuple[Array, Any]:
         value = to_flat(fun(given[1], to_tree(flat), given[0]))
-        return (value - flat, norm(value)) if minus_identity else (value, None)
+        return (value - flat, norm(value) + 1e-9) if minus_identity else (value, None)
 
     @jax.custom_vjp
     def solve(z0: PyTree, given: tuple, outer_consts: list) -> Solution:
@@ -315,12 +316,35 @@ def _init_scale(solver: Any, minus_identity: bool) -> Callable:
     return scale
 
 
-def hoist(function: Callable, z: PyTree, args: tuple) -> tuple[Callable, list, PyTree]:
+@dataclass(frozen=True)
+class Pure:
+    """A function without what it closes over, ``pure(consts, z, args)``.
+
+    Equal for the same function and shapes, as JAX keeps its traces, and hence fit to be a static argument: it holds on
+    to no data.
+
+    Examples
+    --------
+    >>> double = lambda z: 2 * z
+    >>> hoist(double, jnp.zeros(2), ())[0] == hoist(double, jnp.ones(2), ())[0]
+    True
+    """
+
+    jaxpr: Any
+    structure: Any
+
+    def __call__(self, consts: list, z: PyTree, args: tuple) -> PyTree:
+        """Evaluate."""
+        flat = jaxpr_as_fun(ClosedJaxpr(self.jaxpr, consts))(*jax.tree.leaves((z, *args)))
+        return self.structure.unflatten(flat)
+
+
+def hoist(function: Callable, z: PyTree, args: tuple) -> tuple[Pure, list, PyTree]:
     """Make what a function closes over an argument, so that a custom derivative may own it.
 
     Returns
     -------
-    pure : callable
+    pure : Pure
         ``pure(consts, z, args)``.
     consts : list of Array
         What the function closes over.
@@ -335,13 +359,7 @@ def hoist(function: Callable, z: PyTree, args: tuple) -> tuple[Callable, list, P
     Array([10., 20.], dtype=float32)
     """
     closed, out = jax.make_jaxpr(function, return_shape=True)(z, *args)
-    structure: Any = jax.tree.structure(out)
-
-    def pure(consts: list, z: PyTree, args: tuple) -> PyTree:
-        flat = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))(*jax.tree.leaves((z, *args)))
-        return structure.unflatten(flat)
-
-    return pure, list(closed.consts), out
+    return Pure(closed.jaxpr, jax.tree.structure(out)), list(closed.consts), out
 
 
 def _hoist_outer(outer_grad: Callable | None, opa_every: int | None, z: PyTree, args: tuple) -> tuple[Any, list]:

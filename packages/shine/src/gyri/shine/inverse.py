@@ -313,7 +313,8 @@ def inverse_quality(
     Returns
     -------
     rel_error, norm_ratio, cosine : Array, shape (...)
-        ``|approx - exact| / |exact|``, ``|approx| / |exact|`` and the cosine of their angle; NaN where a norm is 0.
+        ``|approx - exact| / |exact|``, ``|approx| / |exact|`` and the cosine of their angle. NaN where `exact` is 0,
+        the cosine also where `approx` is.
 
     Raises
     ------
@@ -335,4 +336,5 @@ def inverse_quality(
     if approx.shape != exact.shape or approx.ndim == 0:
         raise ValueError(f"approx: expected the shape of exact, {exact.shape}, got {approx.shape}")
     size, size_exact = norm(approx), norm(exact)
+    size_exact = jnp.where(size_exact > 0, size_exact, jnp.nan)
     return norm(approx - exact) / size_exact, size / size_exact, dot(approx, exact) / (size * size_exact)

@@ -64,10 +64,10 @@ class DenseCell(nnx.Module):
 
     def prepare(self, x: Float[Array, "batch dim_in"]) -> tuple[Callable, tuple]:
         """The map of one solve, and what it takes besides z: capped weights and injection."""
-        W = self.W[...]
+        W, U, b = (p[...].astype(x.dtype) for p in (self.W, self.U, self.b))  # the solve is in the dtype of x
         if self.max_gain is not None:
-            W = W * jnp.minimum(1, self.max_gain / spectral_norm(W))
-        return dense_step, (W, x @ self.U[...] + self.b[...])
+            W = W * (self.max_gain / jnp.maximum(spectral_norm(W), self.max_gain))  # also where W is 0
+        return dense_step, (W, x @ U + b)
 
     def __call__(self, z: Float[Array, "batch dim"], x: Float[Array, "batch dim_in"]) -> Float[Array, "batch dim"]:
         """One step."""
@@ -316,7 +316,7 @@ class MDEQCell(nnx.Module):
 
     def prepare(self, x: Float[Array, "batch height width c"]) -> tuple[Callable, tuple]:
         """The map of one solve, and what it takes besides z: kernels, dropout masks, injection."""
-        kernels = [[kernel() for kernel in branch] for branch in self.kernels]
+        kernels = [[kernel().astype(x.dtype) for kernel in branch] for branch in self.kernels]
         masks = None
         if self.config.dropout and not self.deterministic:
             keep = 1 - float(self.config.dropout)

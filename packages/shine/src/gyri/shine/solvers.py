@@ -681,7 +681,7 @@ def _body(
 
     bound = tol * jnp.ones_like(res)
     if solver.stop == "rel":
-        bound = tol * ((initial if reference is None else reference) + 1e-9)
+        bound = tol * (initial if reference is None else reference)
     finite = jnp.isfinite(res)
     converged = st.active & finite & (res <= bound)
     diverged = st.active & ~(finite & (res <= DIVERGED * initial))
