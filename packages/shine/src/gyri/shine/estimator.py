@@ -199,17 +199,16 @@ class BilevelLogisticRegression(ClassifierMixin, BaseEstimator):
     def save(self, path: str | os.PathLike) -> None:
         """Write the fitted classifier to one file (no pickle), exactly at `path`."""
         check_is_fitted(self)
-        options = {name: _plain(value) for name, value in self.get_params(deep=False).items()}
+        options = self.get_params(deep=False)
         for name in ("backward", "solver"):
             value = options[name]
             if type(value).__name__ in _MODES:
-                fields = {field: _plain(value) for field, value in vars(value).items()}
-                options[name] = {"kind": type(value).__name__, **fields}
-        options["bounds"] = [_plain(bound) for bound in options["bounds"]]
+                options[name] = {"kind": type(value).__name__, **vars(value)}
+        options["bounds"] = list(options["bounds"])
         labels = {"classes": self.classes_}
         if self.classes_.dtype.kind not in "biuf":
             labels = {}
-            options["classes"] = [_plain(label) for label in self.classes_]
+            options["classes"] = self.classes_.tolist()
             options["classes_kind"] = self.classes_.dtype.kind  # of text, or of objects
         if hasattr(self, "feature_names_in_"):
             options["feature_names_in"] = self.feature_names_in_.tolist()
@@ -233,11 +232,6 @@ class BilevelLogisticRegression(ClassifierMixin, BaseEstimator):
         if names is not None:
             model.feature_names_in_ = np.asarray(names, object)
         return model
-
-
-def _plain(value: Any) -> Any:
-    """A number of NumPy or JAX as one of Python, which is what a file's header can hold."""
-    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def _check_samples(X: Any, name: str) -> Any:
