@@ -21,7 +21,7 @@ from .bilevel import slope_along, unroll
 from .critic import critic_losses
 from .estimators import choose_one, control, init_surrogate, surrogate_network, uniforms
 from .functional import Graphs, Weights, cross_entropy, run_evaluation, run_training, window_losses
-from .policy import GUMBEL, Policy, apply_stages, chunk_size, mix_all
+from .policy import GUMBEL, Policy, apply_stages, chunk_of_windows, mix_all
 from .spaces import PairSpace, StageSpace
 from .train import Batches, Data, Learner, adam, check_losses, descend, start, training_step
 
@@ -147,7 +147,7 @@ def rows_of(setting: Setting, y: Array) -> Array:
 
 def group_sums(setting: Setting, y: Array, by_window: Array) -> Array:
     """Sums over the windows of each chunk and class, (n_chunks, n_rows): those that one choice changes."""
-    chunk = jnp.arange(len(y)) // chunk_size(len(y), setting.n_chunks)
+    chunk = chunk_of_windows(len(y), setting.n_chunks)
     zeros = jnp.zeros((setting.n_chunks, setting.space.n_rows), by_window.dtype)
     return zeros.at[chunk, rows_of(setting, y)].add(by_window)
 
@@ -176,7 +176,7 @@ def weighted_augment(setting: Setting, key: Array, batch: Batch) -> Callable:
         )  # fmt: skip
         # Only what was drawn is computed; its weight, of value 1, carries the gradient.
         weight = jnp.sum(choice.hard * straight_through(choice.hard, choice.soft), -1)
-        chunk = jnp.arange(len(rows)) // chunk_size(len(rows), setting.n_chunks)
+        chunk = chunk_of_windows(len(rows), setting.n_chunks)
         return x * weight[chunk, rows][:, None, None]
 
     return of_pairs if isinstance(setting.space, PairSpace) else of_policy
