@@ -256,7 +256,7 @@ def weighted_hypergradient(
 def bilevel_step(setting: Setting) -> Callable:
     """Compiled ``step(state, key, i, train, valid, rows, valid_rows, rates) -> (state, losses)``."""
     find = relaxed_hypergradient if setting.estimator == "relax" else weighted_hypergradient
-    decay = DADA_DECAY if isinstance(setting.space, PairSpace) else 0.0
+    decays = isinstance(setting.space, PairSpace)
 
     @partial(jax.jit, donate_argnums=0)
     def step(
@@ -266,7 +266,8 @@ def bilevel_step(setting: Setting) -> Callable:
         gradient, in_extra, ahead = find(
             setting, jax.random.fold_in(key, i), state, batch, train.class_weight, rates.unroll
         )
-        gradient = jax.tree.map(lambda g, p: g + decay * p, gradient, state.params)
+        if decays:  # beside the decay the factor xi counts, which Adam cancels otherwise
+            gradient = jax.tree.map(lambda g, p: rates.unroll * g + DADA_DECAY * p, gradient, state.params)
         params, opt_state = climb_down(state.params, gradient, state.opt_state, rates.policy, POLICY_B1)
         extra, extra_opt = state.extra, state.extra_opt
         if in_extra is not None:
@@ -403,6 +404,6 @@ def descend_epochs(
             interrupted = True
     n_done = len(seconds)
     stacked = Policy(*(np.stack(leaves) for leaves in zip(*snapshots[: n_done + 1])))
-    columns = np.array(means).reshape(-1, 2).T
+    columns = np.array(means[:n_done]).reshape(-1, 2).T
     history = {**dict(zip(names, columns)), "time": np.array(seconds), **stacked._asdict()}
     return Found(Policy(*(jnp.asarray(leaf) for leaf in snapshots[n_done])), history, interrupted)
