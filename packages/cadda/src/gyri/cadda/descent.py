@@ -267,7 +267,9 @@ def bilevel_step(setting: Setting) -> Callable:
             setting, jax.random.fold_in(key, i), state, batch, train.class_weight, rates.unroll
         )
         if decays:  # beside the decay the factor xi counts, which Adam cancels otherwise
-            gradient = jax.tree.map(lambda g, p: rates.unroll * g + DADA_DECAY * p, gradient, state.params)
+            gradient = jax.tree.map(
+                lambda g, p: (rates.unroll * g + DADA_DECAY * p).astype(p.dtype), gradient, state.params
+            )
         params, opt_state = climb_down(state.params, gradient, state.opt_state, rates.policy, POLICY_B1)
         extra, extra_opt = state.extra, state.extra_opt
         if in_extra is not None:
