@@ -62,6 +62,17 @@ def test_folds_hold_different_subjects(tiny, monkeypatch):
     assert setting.new_network(fold, 0)(fold.X).shape == (10, 5)
 
 
+def test_operations_have_the_arguments_that_were_found_best():
+    """Those that later work of the authors found on Sleep-EDF, also where they are beyond the range of a policy."""
+    best = {
+        "gaussian_noise": 0.16, "frequency_shift": 0.6, "ft_surrogate": 1.0, "time_mask": 140.0,
+        "channels_dropout": 0.2, "channels_shuffle": 0.6, "bandstop": 0.6,
+    }  # fmt: skip
+    assert {name: argument for name, argument in operations.ARGUMENTS.items() if argument is not None} == best
+    for transform in operations.make_operations(100.0, ("identity", *operations.ARGUMENTS)):
+        assert transform.range is None or transform.range[0] <= best[transform.name] <= transform.range[1]
+
+
 def test_operations_one_at_a_time(tiny, monkeypatch):
     monkeypatch.setattr(operations, "ARGUMENTS", {"sign_flip": None, "time_mask": 50.0})
     check(operations.operations("quick", 0, sequential), 1 + 2 + 5, "gains")

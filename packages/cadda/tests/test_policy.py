@@ -80,6 +80,23 @@ def test_subpolicies_are_drawn_uniformly_and_once_a_chunk():
 
 
 @pytest.mark.parametrize(("mode", "estimator"), WAYS)
+@pytest.mark.parametrize(
+    ("n_chunks", "sizes"),
+    [(2, [5, 4]), (4, [3, 2, 2, 2]), (8, [2, 1, 1, 1, 1, 1, 1, 1]), (12, 9 * [1]), (3, [3, 3, 3])],
+)
+def test_chunks_are_of_equal_size_up_to_rounding(mode, estimator, n_chunks, sizes):
+    mu = np.linspace(0, 1, 5000, dtype="f4").reshape(1, -1, 1, 1)  # so many sub-policies that each chunk has another
+    policy = Policy(np.zeros_like(mu), np.ones_like(mu), mu)
+    add = Transform("add", lambda key, x, arg: x + jnp.reshape(jnp.broadcast_to(arg, len(x)), (-1, 1, 1)), (0.0, 9.0))
+    x = 10 * np.arange(9, dtype="f4")[:, None, None]
+    added = augment(0, policy, (add,), x, mode=mode, estimator=estimator, n_chunks=n_chunks) - x
+    assert np.all((added >= 0) & (added <= 9))  # windows keep their places
+    found, counts = np.unique(np.round(added.ravel(), 3), return_counts=True)
+    order = np.argsort([np.argmin(np.abs(added.ravel() - value)) for value in found])
+    assert counts[order].tolist() == sizes
+
+
+@pytest.mark.parametrize(("mode", "estimator"), WAYS)
 def test_noise_differs_between_windows_and_keys(mode, estimator):
     policy, options = policy_of([0], [1], [0]), {"mode": mode, "estimator": estimator, "n_chunks": 3}
     out = np.asarray(augment(0, policy, (NOISE,), 0 * X, **options))
@@ -155,6 +172,24 @@ def test_dtypes_jit_and_recompilation(mode, estimator, dtype):
     check_no_recompilation(f, *arguments)
 
 
+@pytest.mark.parametrize(("mode", "estimator"), WAYS)
+def test_a_second_call_without_jit_compiles_nothing(mode, estimator):
+    policy = policy_of([[0, 0]] * 3, [[0.5, 0.5]] * 3, [[0.5, 0.5]] * 3, n_subpolicies=2)
+    other = policy._replace(magnitudes=policy.magnitudes / 2)
+    f = lambda key, policy: augment(key, policy, [NOISE, GAIN], X, Y, mode=mode, estimator=estimator, n_chunks=2)
+    check_no_recompilation(f, (0, policy), (1, other), jit=False)
+    apply = lambda key, policy: Augmenter(policy, (NOISE, GAIN), n_chunks=2)(key, X, Y)
+    check_no_recompilation(apply, (0, policy), (1, other), jit=False)
+
+
+@pytest.mark.parametrize(("mode", "estimator"), WAYS)
+def test_operations_of_another_precision(mode, estimator, x64):
+    double = Transform("double", lambda key, x, arg: 2 * x.astype("f8"))
+    out = augment(0, policy_of([0], [1], [0]), (double,), X, mode=mode, estimator=estimator)
+    assert out.dtype == np.float32
+    np.testing.assert_allclose(out, 2 * X, rtol=1e-5)
+
+
 def test_memory_of_one_operation_does_not_grow_with_their_number():
     base = eeg_transforms(50.0, include=["frequency_shift", "ft_surrogate"])
     x = jax.ShapeDtypeStruct((8, 2, 256), np.float32)
@@ -193,6 +228,12 @@ def test_start_projection_exposure_and_table():
     assert rows[1]["argument"] == pytest.approx(3) and rows[1]["unit"] == "V"
     assert rows[1]["weight"] == pytest.approx(np.e / (1 + np.e))
     assert {row["class"] for row in describe(policy, eeg_transforms(50.0)[:4])} == set(range(5))
+    for call in (
+        lambda t: describe(policy, eeg_transforms(50.0)[:4], temperature=t),
+        lambda t: exposure(policy, temperature=t),
+    ):
+        with pytest.raises(ValueError, match="temperature: expected a number > 0, got 0"):
+            call(0)
 
 
 def test_an_augmenter_is_an_argument():

@@ -18,6 +18,7 @@ from gyri.cadda import (
     plot_policy,
     plot_search,
     simulate_sleep,
+    train,
     trials,
 )
 from gyri.cadda.experiments.toy import learn_polarity, polarity_windows
@@ -136,6 +137,22 @@ def test_exact_and_finite_differences_agree(sets, estimator, x64):
     for one, other in zip(exact, difference):
         assert np.abs(one).max() > 0 or one is exact.magnitudes
         np.testing.assert_allclose(one, other, atol=1e-3 * np.abs(one).max() + 1e-12)
+
+
+@pytest.mark.parametrize("estimator", ["gumbel", "relax"])
+def test_dada_adds_its_decay_to_the_whole_hypergradient(sets, estimator, x64):
+    setting, state, batch = prepared(sets, estimator, 1, "float64")
+    setting = setting._replace(space=PairSpace(((0, 1), (1, 2), (2, 0)), 3, 1))
+    state = descent.start_search(setting, state.learner.weights, jax.random.key(0), "float64")
+    data, held = (Data(x, y, jnp.ones(5)) for x, y in ((batch.x, batch.y), (batch.x_valid, batch.y_valid)))
+    key, rows, xi = jax.random.key(1), jnp.arange(len(batch.y)), 0.02
+    find = descent.relaxed_hypergradient if estimator == "relax" else descent.weighted_hypergradient
+    over_xi = jax.jit(lambda: find(setting, jax.random.fold_in(key, 0), state, batch, jnp.ones(5), xi)[0])()
+    expected = jax.tree.map(lambda g, p: xi * g + 1e-3 * p, over_xi, state.params)
+    rates = descent.Rates(1e-3, 1e-2, xi)
+    after, _ = descent.bilevel_step(setting)(state, key, 0, data, held, rows, rows, rates)
+    for mean, gradient in zip(after.opt_state.mu, expected):
+        np.testing.assert_allclose(mean, (1 - descent.POLICY_B1) * gradient, rtol=1e-6, atol=1e-12)
 
 
 def test_search_prefers_what_helps():
@@ -299,23 +316,57 @@ def test_epochs_of_mne(sets):
             epochs_of(X, y), y, epochs_of(X_valid, y_valid, ("C3", "Cz")), y_valid
         )
     one = Perceptron(200, 5, nnx.Rngs(0))
+    with pytest.warns(UserWarning, match="'EEG Pz-Oz': operations that need such names are left out"):
+        bipolar = PolicySearch(perceptron(), method="none").fit(epochs_of(X, y, ("EEG Fpz-Cz", "EEG Pz-Oz")), None)
+    assert bipolar.transforms_ == eeg_transforms(20.0)
+    with pytest.raises(ValueError, match="ch_names: expected names of the 10-20 system"):
+        PolicySearch(perceptron(), "all").fit(epochs_of(X, y, ("EEG Fpz-Cz", "EEG Pz-Oz")), None)
     dropped = PolicySearch(one, OPS, **SMALL).fit(epochs_of(X, y, bads=["C4"]), y)
     assert dropped.window_shape_ == (1, 200)
+    alone = PolicySearch(one, method="none").fit(epochs_of(X, y, bads=["C4"]), y)
+    assert alone.transforms_ == eeg_transforms(20.0)
 
 
 def test_save_and_load(sets, fitted, tmp_path):
     path = tmp_path / "search.npz"
     fitted.save(path)
-    back = PolicySearch.load(path)
+    back = PolicySearch.load(path, network=perceptron())
     for one, other in zip(fitted.policy_, back.policy_):
         np.testing.assert_array_equal(one, other)
     assert back.describe() == fitted.describe() and set(back.history_) == set(fitted.history_)
     np.testing.assert_array_equal(back.augmenter()(0, *sets[:2]), fitted.augmenter()(0, *sets[:2]))
     assert back.get_params()["n_subpolicies"] == 2 and back.sfreq_ == 20 and back.n_classes_ == 5
-    assert back.fit(*sets).policy_.logits.shape == (5, 2, 2, 2)
+    np.testing.assert_array_equal(back.fit(*sets).policy_.logits, fitted.policy_.logits)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match="search.npz"):
         PolicySearch.load(path)
+
+
+def test_a_custom_network_is_handed_in(sets, fitted, tmp_path):
+    fitted.save(tmp_path / "s.npz")
+    PolicySearch.load(tmp_path / "s.npz").save(tmp_path / "again.npz")
+    back = PolicySearch.load(tmp_path / "again.npz")
+    assert back.describe() == fitted.describe() and back.augmenter()(0, *sets[:2]).shape == sets[0].shape
+    for search in (back, clone(back)):
+        with pytest.raises(ValueError, match="network: it was a custom one"):
+            search.fit(*sets)
+    np.testing.assert_array_equal(
+        back.set_params(network=perceptron()).fit(*sets).policy_.logits, fitted.policy_.logits
+    )
+    plain = PolicySearch(None, OPS, method="none", **SMALL).fit(*sets)
+    plain.save(tmp_path / "plain.npz")
+    assert PolicySearch.load(tmp_path / "plain.npz").fit(*sets).network is None
+
+
+def test_numbers_of_numpy_come_back_as_numbers(sets, tmp_path):
+    options = {"batch_size": np.int64(8), "n_subpolicies": np.int32(2), "unroll_rate": jnp.float32(0.25)}
+    options |= {"temperature": np.array(0.5), "learning_rate": np.float32(0.25)}
+    search = PolicySearch(perceptron(), OPS, method="none", **SMALL).fit(*sets)
+    search.set_params(**options).save(tmp_path / "s.npz")
+    back = PolicySearch.load(tmp_path / "s.npz", network=perceptron())
+    for name, value in options.items():
+        assert type(getattr(back, name)) in (int, float) and getattr(back, name) == value
+    assert back.set_params(method="adda").fit(*sets).policy_.logits.shape == (1, 2, 2, 2)
 
 
 def test_custom_operations_are_handed_in(sets, tmp_path):
@@ -370,6 +421,21 @@ def test_interrupt_keeps_the_last_epoch(sets, monkeypatch):
         search.fit(*sets)
     assert len(search.history_["time"]) == 2
     np.testing.assert_array_equal(search.policy_.logits, search.history_["logits"][-1])
+
+
+@pytest.mark.parametrize(
+    ("method", "module", "name"), [("fast_aa", train, "check_losses"), ("adda", descent, "warm_up")]
+)
+def test_interrupt_before_the_search_keeps_its_start(sets, monkeypatch, method, module, name):
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, name, interrupt)
+    search = PolicySearch(perceptron(), OPS, method=method, **SMALL)
+    with pytest.warns(UserWarning, match="interrupted after 0 epochs or trials"):
+        search.fit(*sets)
+    assert len(search.history_["time"]) == 0 and len(search.history_["logits"]) == 1
+    np.testing.assert_array_equal(search.policy_.logits, search.history_["logits"][0])
 
 
 def test_silence_and_bars(sets, capsys):

@@ -1,5 +1,7 @@
 """Training: it learns, stops early, keeps the best epoch, weighs classes, survives Ctrl-C, refuses bad input."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,6 +88,22 @@ def test_interrupt_returns_the_best_so_far(sets, monkeypatch):
     with pytest.warns(UserWarning, match="interrupted after 2 epochs"):
         trained, history = train_classifier(0, network(), *sets, n_epochs=10, verbose=False)
     assert len(history["train_loss"]) == 2
+    assert np.abs(arrays(trained)[-1] - arrays(network())[-1]).max() > 0
+
+
+def test_interrupt_at_the_end_of_the_first_epoch(sets, monkeypatch):
+    """The best weights are those of that epoch, not those that its steps took over."""
+
+    class Bar(contextlib.nullcontext):
+        def __enter__(self):
+            return self
+
+        def update(self, n):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "progress_bar", lambda *arguments: Bar())
+    with pytest.warns(UserWarning, match="interrupted after 1 epochs"):
+        trained, _ = train_classifier(0, network(), *sets, n_epochs=10, verbose=False)
     assert np.abs(arrays(trained)[-1] - arrays(network())[-1]).max() > 0
 
 

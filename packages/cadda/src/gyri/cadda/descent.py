@@ -21,7 +21,7 @@ from .bilevel import slope_along, unroll
 from .critic import critic_losses
 from .estimators import choose_one, control, init_surrogate, surrogate_network, uniforms
 from .functional import Graphs, Weights, cross_entropy, run_evaluation, run_training, window_losses
-from .policy import GUMBEL, Policy, apply_stages, chunk_size, mix_all
+from .policy import GUMBEL, Policy, apply_stages, chunk_of_windows, mix_all
 from .spaces import PairSpace, StageSpace
 from .train import Batches, Data, Learner, adam, check_losses, descend, start, training_step
 
@@ -147,7 +147,7 @@ def rows_of(setting: Setting, y: Array) -> Array:
 
 def group_sums(setting: Setting, y: Array, by_window: Array) -> Array:
     """Sums over the windows of each chunk and class, (n_chunks, n_rows): those that one choice changes."""
-    chunk = jnp.arange(len(y)) // chunk_size(len(y), setting.n_chunks)
+    chunk = chunk_of_windows(len(y), setting.n_chunks)
     zeros = jnp.zeros((setting.n_chunks, setting.space.n_rows), by_window.dtype)
     return zeros.at[chunk, rows_of(setting, y)].add(by_window)
 
@@ -176,7 +176,7 @@ def weighted_augment(setting: Setting, key: Array, batch: Batch) -> Callable:
         )  # fmt: skip
         # Only what was drawn is computed; its weight, of value 1, carries the gradient.
         weight = jnp.sum(choice.hard * straight_through(choice.hard, choice.soft), -1)
-        chunk = jnp.arange(len(rows)) // chunk_size(len(rows), setting.n_chunks)
+        chunk = chunk_of_windows(len(rows), setting.n_chunks)
         return x * weight[chunk, rows][:, None, None]
 
     return of_pairs if isinstance(setting.space, PairSpace) else of_policy
@@ -256,7 +256,7 @@ def weighted_hypergradient(
 def bilevel_step(setting: Setting) -> Callable:
     """Compiled ``step(state, key, i, train, valid, rows, valid_rows, rates) -> (state, losses)``."""
     find = relaxed_hypergradient if setting.estimator == "relax" else weighted_hypergradient
-    decay = DADA_DECAY if isinstance(setting.space, PairSpace) else 0.0
+    decays = isinstance(setting.space, PairSpace)
 
     @partial(jax.jit, donate_argnums=0)
     def step(
@@ -266,7 +266,10 @@ def bilevel_step(setting: Setting) -> Callable:
         gradient, in_extra, ahead = find(
             setting, jax.random.fold_in(key, i), state, batch, train.class_weight, rates.unroll
         )
-        gradient = jax.tree.map(lambda g, p: g + decay * p, gradient, state.params)
+        if decays:  # beside the decay the factor xi counts, which Adam cancels otherwise
+            gradient = jax.tree.map(
+                lambda g, p: (rates.unroll * g + DADA_DECAY * p).astype(p.dtype), gradient, state.params
+            )
         params, opt_state = climb_down(state.params, gradient, state.opt_state, rates.policy, POLICY_B1)
         extra, extra_opt = state.extra, state.extra_opt
         if in_extra is not None:
@@ -403,6 +406,6 @@ def descend_epochs(
             interrupted = True
     n_done = len(seconds)
     stacked = Policy(*(np.stack(leaves) for leaves in zip(*snapshots[: n_done + 1])))
-    columns = np.array(means).reshape(-1, 2).T
+    columns = np.array(means[:n_done]).reshape(-1, 2).T
     history = {**dict(zip(names, columns)), "time": np.array(seconds), **stacked._asdict()}
     return Found(Policy(*(jnp.asarray(leaf) for leaf in snapshots[n_done])), history, interrupted)

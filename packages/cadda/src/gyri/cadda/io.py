@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -61,6 +62,25 @@ def missing(name: str) -> Any:
     return fn
 
 
+class MissingNetwork:
+    """Stands for a custom network, which no file holds, until one is handed in."""
+
+    def __repr__(self) -> str:
+        return "<a custom network>"
+
+
+def plain(value: Any) -> Any:
+    """A number without axes as one of Python, anything else as it is.
+
+    Examples
+    --------
+    >>> plain(np.int64(8)), plain(np.array(0.5)), plain([1, 2])
+    (8, 0.5, [1, 2])
+    """
+    number = isinstance(value, np.generic | np.ndarray | jax.Array) and not np.ndim(value)
+    return value.item() if number and not jnp.issubdtype(value.dtype, jax.dtypes.prng_key) else value
+
+
 def restore_transforms(
     described: list[dict[str, Any]], given: Any, sfreq: float, ch_names: tuple[str, ...] | None
 ) -> tuple[Transform, ...]:
@@ -87,9 +107,10 @@ def save_search(path: str | os.PathLike, search: Any) -> None:
     options = search.get_params(deep=False)
     for code in ("network", "transforms"):
         options.pop(code)
-    plain = lambda value: value is None or isinstance(value, bool | int | float | str)
-    arrays = {name: value for name, value in options.items() if not plain(value)}
-    words = {name: value for name, value in options.items() if plain(value)}
+    options = {name: plain(value) for name, value in options.items()}
+    is_word = lambda value: value is None or isinstance(value, bool | int | float | str)
+    arrays = {name: value for name, value in options.items() if not is_word(value)}
+    words = {name: value for name, value in options.items() if is_word(value)}
     if arrays.get("ch_names") is not None:
         words["ch_names"] = list(arrays.pop("ch_names"))
     if isinstance(arrays.get("class_weight"), dict):  # JSON would turn classes into text
@@ -99,7 +120,7 @@ def save_search(path: str | os.PathLike, search: Any) -> None:
     meta = {
         "version": __version__, "options": words, "sfreq": search.sfreq_, "n_classes": search.n_classes_,
         "ch_names": None if ch_names is None else list(ch_names),
-        "window_shape": list(search.window_shape_),
+        "window_shape": list(search.window_shape_), "custom_network": search.network is not None,
         "transforms": describe_transforms(search.transforms_, search.sfreq_, ch_names),
     }  # fmt: skip
     tree = {"policy": search.policy_._asdict(), "history": search.history_, "options": arrays}
@@ -110,6 +131,8 @@ def load_search(cls: type, path: str | os.PathLike, network: Any, transforms: An
     """Read what `save_search` wrote."""
     tree, meta = load_pytree(path, kind=KIND)
     ch_names = None if meta["ch_names"] is None else tuple(meta["ch_names"])
+    if network is None and meta.get("custom_network", False):  # files of 0.1.0 do not say
+        network = MissingNetwork()
     search = cls(network=network, **meta["options"] | tree["options"])
     search.transforms_ = restore_transforms(meta["transforms"], transforms, meta["sfreq"], ch_names)
     search.transforms = list(search.transforms_)

@@ -165,7 +165,7 @@ def describe(
     Raises
     ------
     ValueError
-        A policy of another number of operations.
+        A policy of another number of operations, a temperature that is not positive.
 
     Examples
     --------
@@ -178,6 +178,7 @@ def describe(
     """
     transforms = check_transforms(transforms)
     policy = check_policy(policy, transforms)
+    temperature = check_scalar(temperature, "temperature", minimum=0, strict=True)
     weights = np.asarray(jax.nn.softmax(policy.logits / temperature))
     p, mu = np.asarray(policy.probabilities), np.asarray(policy.magnitudes)
     rows = []
@@ -267,9 +268,19 @@ def augment(
     temperature = check_scalar(temperature, "temperature", minimum=0, strict=True)
     n_chunks = check_positive_int(n_chunks, "n_chunks")
     y = check_classes(y, len(x), len(policy.logits))
+    return apply_policy(as_key(key), policy, transforms, x, y, mode, estimator, temperature, n_chunks)
+
+
+# Compiled once for the operations and options, also where `augment` is called outside of `jit`.
+@partial(jax.jit, static_argnames=("transforms", "mode", "estimator", "n_chunks"))
+def apply_policy(
+    key: Array, policy: Policy, transforms: tuple[Transform, ...], x: Array, y: Array, mode: str, estimator: str,
+    temperature: Any, n_chunks: int,
+) -> Array:  # fmt: skip
+    """What `augment` does with checked arguments."""
     if mode == "relaxed" and estimator != "relax":
-        return mix_all(as_key(key), policy, transforms, x, y, estimator, temperature, n_chunks)
-    subpolicy_key, choice_key, apply_key = jax.random.split(as_key(key), 3)
+        return mix_all(key, policy, transforms, x, y, estimator, temperature, n_chunks)
+    subpolicy_key, choice_key, apply_key = jax.random.split(key, 3)
     drawn = draw_subpolicies(subpolicy_key, policy, n_chunks)
     scale = temperature if mode == "sample" else 1
     ops = jax.random.categorical(choice_key, jax.lax.stop_gradient(drawn.logits / scale))
@@ -288,9 +299,16 @@ def draw_subpolicies(key: Array, policy: Policy, n_chunks: int) -> Policy:
     return Policy(*(jnp.swapaxes(leaf[:, chosen], 0, 1) for leaf in policy))
 
 
-def chunk_size(batch: int, n_chunks: int) -> int:
-    """Windows of a chunk; the last one may have fewer."""
-    return -(-batch // n_chunks)
+def chunk_of_windows(batch: int, n_chunks: int) -> np.ndarray:
+    """Chunk of each window: chunks follow one another, and the first ones have a window more where they must.
+
+    Examples
+    --------
+    >>> chunk_of_windows(5, 3)
+    array([0, 0, 1, 1, 2])
+    """
+    size, n_larger = divmod(batch, n_chunks)
+    return np.repeat(np.arange(n_chunks), size + (np.arange(n_chunks) < n_larger))
 
 
 def mix_all(
@@ -304,7 +322,7 @@ def mix_all(
         weights = jax.nn.softmax(drawn.logits / temperature)
     else:
         weights = relaxed_one_hot(choice_key, drawn.logits, temperature=GUMBEL * temperature, hard=True)
-    chunk = jnp.arange(len(x)) // chunk_size(len(x), n_chunks)
+    chunk = chunk_of_windows(len(x), n_chunks)
     # (n_stages, n_ops, batch): the number of each window.
     each = lambda leaf: jnp.moveaxis(leaf[chunk, y], 0, -1).astype(x.dtype)
     numbers = (each(weights), each(drawn.probabilities), each(drawn.magnitudes))
@@ -316,7 +334,7 @@ def mix_all(
             apply_key, noise_key = jax.random.split(jax.random.fold_in(key, n))
             share = weight[n] * relaxed_bernoulli(apply_key, p[n], temperature=temperature)
             kept = kept - share
-            total = total + share[:, None, None] * transform(noise_key, x, mu[n])
+            total = total + share[:, None, None] * transform(noise_key, x, mu[n]).astype(x.dtype)
         return kept[:, None, None] * x + total, None
 
     return jax.lax.scan(stage, x, (jax.random.split(stage_key, policy.logits.shape[2]), numbers))[0]
@@ -353,6 +371,23 @@ def apply_one(transforms: tuple[Transform, ...], op: Array, key: Array, x: Array
     return jax.lax.switch(op, branches, key, x, mu)
 
 
+def cut(a: Array, n_chunks: int) -> Array:
+    """Chunks as in `chunk_of_windows`, (n_chunks, size, ...); the smaller ones are filled up with a zero."""
+    size, n_larger = divmod(len(a), n_chunks)
+    larger = a[: n_larger * (size + 1)].reshape(n_larger, size + 1, *a.shape[1:])
+    smaller = a[n_larger * (size + 1) :].reshape(n_chunks - n_larger, size, *a.shape[1:])
+    if not n_larger:
+        return smaller
+    return jnp.concatenate([larger, jnp.pad(smaller, ((0, 0), (0, 1), *[(0, 0)] * (a.ndim - 1)))])
+
+
+def join(chunks: Array, batch: int) -> Array:
+    """What was `cut`."""
+    size, n_larger = divmod(batch, len(chunks))
+    parts = chunks[:n_larger], chunks[n_larger:, :size]
+    return jnp.concatenate([part.reshape(-1, *chunks.shape[2:]) for part in parts])
+
+
 def apply_stages(
     key: Array, transforms: tuple[Transform, ...], x: Array, y: Array, stages: Stages, temperature: Any
 ) -> Array:
@@ -361,9 +396,7 @@ def apply_stages(
     `temperature` is that of relaxed Bernoulli variables; None applies operations or not.
     """
     n_chunks, n_rows, n_stages = stages.ops.shape
-    size = chunk_size(len(x), n_chunks)
-    pad = lambda a: jnp.pad(a, ((0, n_chunks * size - len(a)), *[(0, 0)] * (a.ndim - 1)))
-    cut = lambda a: pad(a).reshape(n_chunks, size, *a.shape[1:])
+    size = -(-len(x) // n_chunks)
     keys = jax.random.split(key, (n_chunks, n_stages, n_rows))
 
     # Recomputed in the backward pass: what a stage holds is its input, not what is inside of the operations.
@@ -390,8 +423,7 @@ def apply_stages(
         return jax.lax.scan(stage, (x, y), (keys, rows, *per_stage))[0][0]
 
     per_stage = tuple(jnp.swapaxes(leaf, 1, 2) for leaf in stages)
-    done = jax.lax.map(chunk, (cut(x), cut(y), keys, per_stage))
-    return done.reshape(-1, *x.shape[1:])[: len(x)]
+    return join(jax.lax.map(chunk, (cut(x, n_chunks), cut(y, n_chunks), keys, per_stage)), len(x))
 
 
 # --- checks ---------------------------------------------------------------------------------------------------------

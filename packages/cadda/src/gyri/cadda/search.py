@@ -16,7 +16,7 @@ from gyri.numerics.validation import as_key, check_option, check_positive_int, c
 
 from . import descent, trials
 from .functional import Graphs, Weights, class_weights, network_dtype, take_apart
-from .io import load_search, save_search
+from .io import MissingNetwork, load_search, save_search
 from .networks import SleepStager
 from .policy import ESTIMATORS, Augmenter, Policy, check_transforms, describe
 from .spaces import PairSpace, StageSpace, draw_pairs
@@ -82,7 +82,8 @@ class PolicySearch(BaseEstimator):
     sfreq : float
         Sampling frequency in Hz; that of epochs of MNE is taken from them.
     ch_names : sequence of str, optional
-        Names of the channels in the 10-20 system, which some operations need; those of epochs are taken from them.
+        Names of the channels in the 10-20 system, which some operations need; those of epochs are taken from them,
+        and if these are other names the default is the operations that need none.
     class_weight : "balanced", None, sequence or dict
         Weights of the classes in losses.
     random_state : int or PRNG key
@@ -222,6 +223,8 @@ class PolicySearch(BaseEstimator):
         return self
 
     def _check_options(self) -> None:
+        if isinstance(self.network, MissingNetwork):
+            raise ValueError("network: it was a custom one, which no file holds: hand it to load(network=...)")
         check_option(self.method, "method", METHODS)
         check_option(self.class_wise, "class_wise", (None, False, True))
         check_option(self.estimator, "estimator", ESTIMATORS)
@@ -251,11 +254,18 @@ class PolicySearch(BaseEstimator):
         self.transforms_ = self._make_transforms()
 
     def _make_transforms(self) -> tuple:
-        transforms = self.transforms
+        transforms, names = self.transforms, self.ch_names_
+        if transforms is None and names is not None and len(names) == 1:
+            return eeg_transforms(self.sfreq_)  # there is no sensor to swap it with or to interpolate it from
+        if transforms is None and names is not None and self.ch_names is None:
+            try:
+                return eeg_transforms(self.sfreq_, names)
+            except ValueError as error:
+                warnings.warn(f"{error}: operations that need such names are left out", stacklevel=4)
+                return eeg_transforms(self.sfreq_)
         words = transforms is None or isinstance(transforms, str) or all(isinstance(t, str) for t in transforms)
         if words and not (transforms is not None and len(transforms) == 0):
-            # Where names come from epochs they may be no 10-20 names: only what needs them asks for that.
-            return eeg_transforms(self.sfreq_, self.ch_names_, transforms)
+            return eeg_transforms(self.sfreq_, names, transforms)
         return check_transforms(transforms)
 
     def _split(self, given: Windows) -> tuple[Windows, Windows]:
@@ -312,29 +322,34 @@ class PolicySearch(BaseEstimator):
         setting = descent.Setting(
             graphs, space, self.transforms_, estimator, self.hypergradient, float(self.temperature), n_chunks
         )
-        key = self._key(4)
+        key, n_epochs = self._key(4), self.n_epochs
         if matching:
             state = descent.start_critic(setting, weights, key, dtype, train.X[:2])
             step, names = descent.density_step(setting), ("train_loss", "wasserstein")
         else:
             options: dict[str, Any] = {"batch_size": batch_size, "learning_rate": float(self.learning_rate)}
-            weights = descent.warm_up(
-                self._key(5), graphs, weights, train, n_epochs=self.n_warmup, verbose=bool(self.verbose), **options
-            )
+            try:
+                weights = descent.warm_up(
+                    self._key(5), graphs, weights, train, n_epochs=self.n_warmup, verbose=bool(self.verbose), **options
+                )
+            except KeyboardInterrupt:
+                n_epochs = 0
             state = descent.start_search(setting, weights, key, dtype)
             step, names = descent.bilevel_step(setting), ("train_loss", "valid_loss")
         unroll = self.learning_rate if self.unroll_rate is None else self.unroll_rate
         rates = descent.Rates(*(np.float32(r) for r in (self.learning_rate, self.policy_learning_rate, unroll)))
-        return descent.descend_epochs(
-            self._key(6), step, state, space, train, valid, rates=rates, n_epochs=self.n_epochs,
+        found = descent.descend_epochs(
+            self._key(6), step, state, space, train, valid, rates=rates, n_epochs=n_epochs,
             batch_size=batch_size, verbose=bool(self.verbose), names=names,
         )  # fmt: skip
+        return found._replace(interrupted=found.interrupted or not n_epochs)
 
     def _try(self, graphs: Graphs, weights: Weights, train: Data, valid: Data) -> descent.Found:
         shape, n_ops = (self._n_rows, self.n_subpolicies, self.n_stages), len(self.transforms_)
         start = trials.no_augmentation(shape, n_ops)
+        nothing = lambda: trials.try_policies(iter(()), lambda policy: 0.0, start, n_trials=0, verbose=False)
         if self.method == "none":
-            return trials.try_policies(iter(()), lambda policy: 0.0, start, n_trials=0, verbose=False)
+            return nothing()
         if self.method == "randaugment":
             start = trials.no_augmentation((self._n_rows, 1, self.n_stages), n_ops)
         options: dict[str, Any] = {
@@ -345,6 +360,8 @@ class PolicySearch(BaseEstimator):
             trained = fit_weights(
                 self._key(4), graphs, weights, train, valid, augmenter=None, verbose=bool(self.verbose), **options
             )
+            if trained.interrupted:
+                return nothing()._replace(interrupted=True)
             loss, key = trials.augmented_loss(graphs), self._key(6)
             score = lambda augmenter: float(loss(trained.weights, valid, augmenter, key))
         else:
@@ -433,7 +450,7 @@ class PolicySearch(BaseEstimator):
         path : path-like
             The file.
         network : flax.nnx.Module, optional
-            For another `fit`, if it was not the default one.
+            For another `fit`, which without it raises a ValueError if the network was a custom one.
         transforms : sequence of Transform, optional
             Custom operations, found by their names. Built-in ones come back by themselves. A policy with others can be
             looked at, but not used.

@@ -205,7 +205,7 @@ def fit_weights(
     shuffle_key, step_key = jax.random.split(key)
     batches = Batches(shuffle_key, len(train.y), batch_size)
     step, learner, lr = training_step(graphs), start(weights), np.float32(learning_rate)
-    best, best_accuracy, since = learner.weights, -np.inf, 0
+    best, best_accuracy, since = weights, -np.inf, 0
     rows: list[tuple[float, float, float]] = []
     interrupted = False
     with progress_bar(n_epochs, "training", verbose) as bar:
@@ -218,18 +218,17 @@ def fit_weights(
                     losses.append(loss)
                 mean = float(check_losses(losses, epoch).mean())
                 found = score(graphs, learner.weights, valid)
-                rows.append((mean, found.loss, found.accuracy))
-                bar.update(1)
-                bar.set_postfix_str(f"loss {mean:.3f}, validation accuracy {found.accuracy:.3f}")
                 since += 1
                 if found.accuracy > best_accuracy:
                     # A copy: the next step donates these arrays.
                     best, best_accuracy, since = jax.tree.map(jnp.copy, learner.weights), found.accuracy, 0
+                rows.append((mean, found.loss, found.accuracy))
+                bar.update(1)
+                bar.set_postfix_str(f"loss {mean:.3f}, validation accuracy {found.accuracy:.3f}")
                 if since >= patience:
                     break
         except KeyboardInterrupt:
             interrupted = True
-    best = weights if not rows else best
     columns = np.array(rows).reshape(-1, 3).T
     names = ("train_loss", "valid_loss", "valid_balanced_accuracy")
     return Trained(best, dict(zip(names, columns)), interrupted)

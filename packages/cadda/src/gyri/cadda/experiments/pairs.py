@@ -5,13 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from gyri.numerics.transform import eeg_transforms
 from gyri.reproduce import Claim, Result, experiment
 
 from ..data import STAGES
 from ..policy import Augmenter
 from ..spaces import discrete_policy
-from .operations import ARGUMENTS
+from .operations import ARGUMENTS, make_operations
 from .setting import N_SEEDS, data_of, make_fold, new_figure, retrain, show_distributions
 
 OPERATIONS = {
@@ -33,7 +32,7 @@ def best_policies(setting: tuple[str, int]) -> tuple[float, float, float]:
     scale, seed = setting
     fold = make_fold(scale, seed, FRACTION[scale])
     names = OPERATIONS[scale]
-    transforms = eeg_transforms(fold.sfreq, include=list(names))
+    transforms = make_operations(fold.sfreq, names)
     rng = np.random.default_rng([seed, 3])
 
     def outcome(ops: Any) -> Any:
@@ -57,7 +56,8 @@ def best_policies(setting: tuple[str, int]) -> tuple[float, float, float]:
 def pairs(scale: str, key: int, sweep: Any) -> Result:
     """All pairs of some operations, ways to share them among the classes; the policy is chosen on validation subjects.
 
-    The quick scale takes three operations and a few ways, the paper ten operations and all of them.
+    The quick scale takes three operations and a few ways, the paper ten operations and all of them:
+    an eleventh, channels_symmetry, is the identity where both channels are on the midline.
 
     Paper scale: about 300 CPU days, a GPU is advised (guessed from the README's time of a step: 13,600 trainings on
     2,800 windows with 35,000 to validate); needs Sleep-EDF, some 8 GB.
