@@ -176,7 +176,7 @@ def minimize(
 
     def after_chunk(n_done: int, state: BilevelState, _: Any) -> bool:
         values = record(state)
-        return callback is not None and callback(n_done, values) is True
+        return callback is not None and bool(callback(n_done, values))
 
     record(state)
     state, _ = scan_chunks(
