@@ -182,6 +182,16 @@ def test_single_precision_ends_where_rounding_does():
         assert z.dtype == jnp.float32
 
 
+@pytest.mark.parametrize("dtypes", [("float32", "float64"), ("float64", "float32")])
+def test_types_follow_the_variables(dtypes, quadratic):
+    inner, outer, *data = pieces(quadratic)
+    z, x = quadratic.z0.astype(dtypes[0]), quadratic.x0.astype(dtypes[1])
+    for method in ("newton", "lbfgs", "gd"):
+        assert inner_solve(inner, z, x, data[0], method=method, tol=1e-3).dtype == dtypes[0]
+    out = hypergradient(inner, outer, z, x, *data)
+    assert (out.v.dtype, out.grad.dtype) == dtypes
+
+
 def test_bad_input(logistic):
     inner, outer, *data = pieces(logistic)
     args = (inner, outer, logistic.z0, logistic.x0, *data)

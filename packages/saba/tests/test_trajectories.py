@@ -424,9 +424,12 @@ def test_differences_over_all_samples_add_up_to_the_gradient(x64):
     problem = problems.quadratic(0, n=32, m=32, p=4, d=3)
     data = (problem.inner_data, problem.outer_data)
     solver = solvers.vrbo(
-        *(problem.inner_fun, problem.outer_fun),
-        **{"inner_opt": 0.2, "outer_opt": 0.2, "n_inner_steps": 2, "n_linear_steps": 3},
-        **{"batch_size": "full", "period_frac": 100.0},  # only the first iteration starts anew
+        problem.inner_fun,
+        problem.outer_fun,
+        inner_opt=0.2,
+        n_inner_steps=2,
+        batch_size="full",
+        period_frac=100.0,  # only the first iteration starts anew
     )
     state = solver.init(0, problem.z0, problem.x0, *data)
     for _ in range(4):

@@ -32,7 +32,7 @@ def compiled(core: Callable, functions: tuple[Callable, ...], *static: Hashable)
     forget = lambda _: pop(key, None)
     kinds = (weakref.WeakMethod if isinstance(f, types.MethodType) else weakref.ref for f in functions)
     refs = [kind(function, forget) for kind, function in zip(kinds, functions, strict=True)]
-    key = (core, *static, *refs)
+    key: tuple = (core, *static, *refs)
     if key not in _programs:
         _programs[key] = jax.jit(lambda *data: core(*[ref() for ref in refs], *static, *data))
     return _programs[key]
