@@ -207,6 +207,11 @@ def test_bad_input(logistic):
         hypergradient(*args, v0=jnp.zeros(3))
     with pytest.raises(ValueError, match="damping: expected a number >= 0"):
         hypergradient(*args, damping=-1.0)
+    for options in ({"method": "unrolled", "num_steps": 3, "step_size": 0.1}, {"method": "fixed", "v0": logistic.z0}):
+        with pytest.raises(
+            ValueError, match="damping: expected 0 for method .*, which solves no linear system, got 10"
+        ):
+            hypergradient(*args, **options, damping=10.0)
     with pytest.raises(ValueError, match="method: expected one of 'newton'"):
         inner_solve(inner, logistic.z0, logistic.x0, data[0], method="sgd")
     with pytest.raises(ValueError, match="z0: expected finite"):

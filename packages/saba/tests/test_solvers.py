@@ -271,6 +271,7 @@ BAD = [
     ("srba", {"period_frac": 0.0}, "period_frac: expected a number > 0"),
     ("f2sa", {"penalty": 0.0}, "penalty: expected a number > 0"),
     ("bome", {"batch_size": 16}, "batch_size: expected 'full'"),
+    ("bome", {"inner_opt": optax.sgd(0.1)}, "v_opt: expected a number or a schedule"),
     ("bome", {"control": "x"}, "control: expected one of 'norm', 'gap'"),
     ("aid", {"inner_solver": "adam"}, "inner_solver: expected one of 'gd'"),
     ("aid", {"tol": -1.0}, "tol: expected a number >= 0"),

@@ -189,7 +189,7 @@ def hypergradient(
     v0 : pytree of Array, optional
         Start of ``"cg"`` and ``"neumann"``, v of ``"fixed"``; zero by default.
     damping : float
-        Added to the Hessian's diagonal.
+        Added to the Hessian's diagonal; 0 for ``"unrolled"`` and ``"fixed"``, which solve no linear system.
 
     Returns
     -------
@@ -199,7 +199,7 @@ def hypergradient(
     Raises
     ------
     ValueError
-        An unknown method, missing `num_steps`, `step_size` or `v0`, and as of :func:`inner_solve`.
+        An unknown method, missing `num_steps`, `step_size` or `v0`, damping of nothing, and as of :func:`inner_solve`.
 
     Examples
     --------
@@ -228,6 +228,8 @@ def hypergradient(
             raise ValueError(f"{missing}: expected a number for method {method!r}, got None")
         num_steps = check_positive_int(num_steps, "num_steps")
         step_size = check_scalar(step_size, "step_size", minimum=0, strict=True)
+    if method in ("unrolled", "fixed") and (isinstance(damping, jax.core.Tracer) or damping != 0):
+        raise ValueError(f"damping: expected 0 for method {method!r}, which solves no linear system, got {damping}")
     if method == "fixed" and v0 is None:
         raise ValueError("v0: expected a pytree like z for method 'fixed', got None")
     v0 = jax.tree.map(jnp.zeros_like, z) if v0 is None else as_variable(v0, "v0")
