@@ -1,6 +1,8 @@
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from functools import partial
 
 import jax
@@ -58,12 +60,33 @@ def test_a_callback_sees_metrics_and_stops(problem):
 
     def callback(step, values):
         seen.append((step, float(values["h"])))
-        return step >= 20
+        return values["h"] < np.inf if step >= 20 else None  # NumPy's True
 
     result = solve(problem, eval_every=10, metrics=lambda z, v, x: {"h": problem.value(x)}, callback=callback)
     assert [step for step, _ in seen] == [10, 20]
     assert int(result.state.step) == 20
     assert seen[-1][1] == pytest.approx(float(result.history["h"][-1]))
+
+
+def test_traced_steps_leave_nothing_behind(problem):
+    make = partial(soba, problem.inner_fun, problem.outer_fun, batch_size=16)
+    state = make().init(0, problem.z0, problem.x0, *data_of(problem))  # traced nowhere
+    go = lambda rho: run(make(inner_opt=rho), state, *data_of(problem), 5).x
+    rates = jnp.array([0.1, 0.2])
+    with jax.checking_leaks():
+        together = jax.vmap(go)(rates)
+    np.testing.assert_allclose(together, [go(0.1), go(0.2)], rtol=1e-6)
+
+
+def test_solvers_and_their_data_are_let_go(problem):
+    loss = lambda z, x, batch: problem.inner_fun(z, x, problem.inner_data)
+    solver = soba(loss, problem.outer_fun, batch_size=16)
+    solve(problem, solver, num_steps=2)
+    run(solver, solver.init(0, problem.z0, problem.x0, *data_of(problem)), *data_of(problem), 2)
+    refs = [weakref.ref(loss), weakref.ref(solver.update)]
+    del loss, solver
+    gc.collect()
+    assert [ref() for ref in refs] == [None, None]
 
 
 def test_ctrl_c_returns_what_there_is(problem):

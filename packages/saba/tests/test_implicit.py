@@ -1,9 +1,12 @@
+import gc
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gyri.numerics.testing import check_jit, check_vmap
+from gyri.numerics.testing import check_jit, check_no_recompilation, check_vmap
 from gyri.saba import hypergradient, inner_solve, problems, value_function
 from gyri.saba.descent import descend
 
@@ -113,6 +116,51 @@ def test_value_function_of_quadratics_under_jit_and_vmap(quadratic):
     check_jit(value, x[1], rtol=1e-10)
 
 
+def test_second_calls_compile_nothing(logistic):
+    inner, outer, *data = pieces(logistic)
+    z, x = logistic.z0, logistic.x0
+    calls = [
+        *(lambda x, m=m: inner_solve(inner, z, x, data[0], method=m, tol=1e-3) for m in ("newton", "lbfgs", "gd")),
+        *(lambda x, m=m: hypergradient(inner, outer, z, x, *data, method=m).grad for m in ("direct", "cg")),
+        *(
+            lambda x, m=m: hypergradient(inner, outer, z, x, *data, method=m, num_steps=3, step_size=0.1).grad
+            for m in ("neumann", "unrolled")
+        ),
+        lambda x: hypergradient(inner, outer, z, x, *data, method="fixed", v0=z).grad,
+        lambda x: value_function(inner, outer, z, x, *data),
+        lambda x: jax.grad(value_function, argnums=3, has_aux=True)(inner, outer, z, x, *data),
+    ]
+    for call in calls:
+        check_no_recompilation(call, (x,), (x + 0.1,), jit=False)
+
+
+def test_functions_and_their_data_are_let_go(logistic):
+    inner, outer, *data = pieces(logistic)
+    mine = lambda z, x, batch: inner(z, x, data[0])
+    yours = lambda z, x, batch: outer(z, x, data[1])
+    value_function(mine, yours, logistic.z0, logistic.x0)
+    hypergradient(mine, yours, logistic.z0, logistic.x0)
+    refs = [weakref.ref(mine), weakref.ref(yours)]
+    del mine, yours
+    gc.collect()
+    assert [ref() for ref in refs] == [None, None]
+
+
+def test_a_bound_method_counts_as_its_object(x64):
+    class Model:
+        def __init__(self, target):
+            self.target = target
+
+        def loss(self, z, x, batch):
+            return jnp.sum((z - self.target * x) ** 2)
+
+    model, x = Model(2.0), jnp.ones(3)
+    solve = lambda x: inner_solve(model.loss, x, x)
+    check_no_recompilation(solve, (x,), (x + 1,), jit=False)
+    np.testing.assert_allclose(solve(x), 2 * x)
+    np.testing.assert_allclose(inner_solve(Model(3.0).loss, x, x), 3 * x)
+
+
 def test_many_variables_take_conjugate_gradients(x64):
     key = jax.random.key(0)
     rows = jax.random.normal(key, (200, 90)) / 10
@@ -134,6 +182,16 @@ def test_single_precision_ends_where_rounding_does():
         assert z.dtype == jnp.float32
 
 
+@pytest.mark.parametrize("dtypes", [("float32", "float64"), ("float64", "float32")])
+def test_types_follow_the_variables(dtypes, quadratic):
+    inner, outer, *data = pieces(quadratic)
+    z, x = quadratic.z0.astype(dtypes[0]), quadratic.x0.astype(dtypes[1])
+    for method in ("newton", "lbfgs", "gd"):
+        assert inner_solve(inner, z, x, data[0], method=method, tol=1e-3).dtype == dtypes[0]
+    out = hypergradient(inner, outer, z, x, *data)
+    assert (out.v.dtype, out.grad.dtype) == dtypes
+
+
 def test_bad_input(logistic):
     inner, outer, *data = pieces(logistic)
     args = (inner, outer, logistic.z0, logistic.x0, *data)
@@ -149,6 +207,11 @@ def test_bad_input(logistic):
         hypergradient(*args, v0=jnp.zeros(3))
     with pytest.raises(ValueError, match="damping: expected a number >= 0"):
         hypergradient(*args, damping=-1.0)
+    for options in ({"method": "unrolled", "num_steps": 3, "step_size": 0.1}, {"method": "fixed", "v0": logistic.z0}):
+        with pytest.raises(
+            ValueError, match="damping: expected 0 for method .*, which solves no linear system, got 10"
+        ):
+            hypergradient(*args, **options, damping=10.0)
     with pytest.raises(ValueError, match="method: expected one of 'newton'"):
         inner_solve(inner, logistic.z0, logistic.x0, data[0], method="sgd")
     with pytest.raises(ValueError, match="z0: expected finite"):

@@ -168,6 +168,8 @@ def test_bad_input():
         problems.logistic_regularisation(X, y * 2, X, y)
     with pytest.raises(ValueError, match="y_train: expected -1 and 1, or class indices, got other"):
         problems.logistic_regularisation(X, y * 0.5, X, y)
+    with pytest.raises(ValueError, match="y_val: expected -1 and 1, or class indices, got dtype <U1"):
+        problems.logistic_regularisation(X, y, X, list("ababab"))
     with pytest.raises(ValueError, match="per: expected 'feature' or 'single'"):
         problems.logistic_regularisation(X, y, X, y, per="class")
     with pytest.raises(ValueError, match="per: expected one of"):

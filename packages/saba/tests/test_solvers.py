@@ -1,4 +1,5 @@
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -270,6 +271,7 @@ BAD = [
     ("srba", {"period_frac": 0.0}, "period_frac: expected a number > 0"),
     ("f2sa", {"penalty": 0.0}, "penalty: expected a number > 0"),
     ("bome", {"batch_size": 16}, "batch_size: expected 'full'"),
+    ("bome", {"inner_opt": optax.sgd(0.1)}, "v_opt: expected a number or a schedule"),
     ("bome", {"control": "x"}, "control: expected one of 'norm', 'gap'"),
     ("aid", {"inner_solver": "adam"}, "inner_solver: expected one of 'gd'"),
     ("aid", {"tol": -1.0}, "tol: expected a number >= 0"),
@@ -312,14 +314,16 @@ def test_bad_input_of_init(problem):
         solvers.amigo(problem.inner_fun, problem.outer_fun, init_memory="full")
 
 
-def test_types_follow_the_variables():
-    with jax.enable_x64(True):
-        problem = problems.quadratic(0, n=64, m=64, p=4, d=3, dtype="float32")
-        for name in solvers.NAMES:
-            options = {} if name in FULL else {"batch_size": 16}
-            solver = solvers.make(name, problem.inner_fun, problem.outer_fun, **options)
-            state = run(solver, start(solver, problem), *data_of(problem), 3)
-            assert {leaf.dtype for leaf in jax.tree.leaves((state.z, state.v, state.x))} == {np.dtype("float32")}, name
+@pytest.mark.parametrize("dtypes", [("float32", "float32"), ("float32", "float64"), ("float64", "float32")])
+def test_types_follow_the_variables(dtypes, x64):
+    problem = problems.quadratic(0, n=64, m=64, p=4, d=3, dtype="float32")
+    problem = problem._replace(z0=problem.z0.astype(dtypes[0]), x0=problem.x0.astype(dtypes[1]))
+    for name in solvers.NAMES:
+        options = {} if name in FULL else {"batch_size": 16}
+        solver = solvers.make(name, problem.inner_fun, problem.outer_fun, **options)
+        go = partial(run, solver, inner_data=problem.inner_data, outer_data=problem.outer_data, num_steps=3)
+        state = jax.eval_shape(go, start(solver, problem))
+        assert (state.z.dtype, state.v.dtype, state.x.dtype) == (dtypes[0], dtypes[0], dtypes[1]), name
 
 
 def test_a_chunk_holds_the_tables_once():

@@ -228,14 +228,15 @@ def vrbo(G, F, z, x, T, rho, gamma, K=3, Q=4):
     path = []
     q = max(1, int(0.5 * (G.n + F.n) / G.size))
     for t in range(T):
+        x_old = x
         if t % q == 0:
+            z_old = z
             d_z, u = G.gz(None, z, x), -F.gz(None, z, x)
             acc = u
             for _ in range(Q):
                 u = u - rho * G.hvp(None, u)
                 acc = acc + u
             d_x = F.gx(None, z, x) + G.cross(None, rho * acc)
-        z_old, x_old = z, x
         x = x - gamma * d_x
         for _ in range(K):
             i = G.draw()
@@ -417,3 +418,22 @@ def test_calls_of_random_truncations():
         solver = solvers.make(name, problem.inner_fun, problem.outer_fun, batch_size=16, **OPTIONS[name])
         state = run(solver, solver.init(key, problem.z0, problem.x0, *data), *data, 50)
         assert state.calls.tolist() == list(made)
+
+
+def test_differences_over_all_samples_add_up_to_the_gradient(x64):
+    problem = problems.quadratic(0, n=32, m=32, p=4, d=3)
+    data = (problem.inner_data, problem.outer_data)
+    solver = solvers.vrbo(
+        problem.inner_fun,
+        problem.outer_fun,
+        inner_opt=0.2,
+        n_inner_steps=2,
+        batch_size="full",
+        period_frac=100.0,  # only the first iteration starts anew
+    )
+    state = solver.init(0, problem.z0, problem.x0, *data)
+    for _ in range(4):
+        state = run(solver, state, *data, 1)
+        along_z = state.extra[0]
+        before = state.z + 0.2 * along_z  # where the last step of z began
+        np.testing.assert_allclose(along_z, jax.grad(problem.inner_fun)(before, state.x, data[0]), rtol=1e-10)

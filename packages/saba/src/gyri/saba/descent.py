@@ -124,12 +124,14 @@ def _solve_dense(fun: Callable, z: PyTree, gradient: PyTree) -> tuple[PyTree, in
 
 def _lbfgs(fun: Callable, z: PyTree, tol: Any, max_iter: int) -> tuple[PyTree, Array]:
     solver = optax.lbfgs()
-    value_and_grad = optax.value_and_grad_from_state(fun)
+    dtype = jnp.result_type(*jax.tree.leaves(z))
+    in_dtype = lambda z: fun(z).astype(dtype)  # the line search knows one precision only
+    value_and_grad = optax.value_and_grad_from_state(in_dtype)
 
     def body(state: tuple) -> tuple:
         i, z, opt_state, _, n_calls, _ = state
         value, gradient = value_and_grad(z, state=opt_state)
-        updates, opt_state = solver.update(gradient, opt_state, z, value=value, grad=gradient, value_fn=fun)
+        updates, opt_state = solver.update(gradient, opt_state, z, value=value, grad=gradient, value_fn=in_dtype)
         trials = optax.tree.get(opt_state, "num_linesearch_steps")
         new = optax.apply_updates(z, updates)
         gradient = optax.tree.get(opt_state, "grad")

@@ -3,7 +3,8 @@
 import time
 import warnings
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
+from types import MethodType
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from gyri.numerics.loops import scan_chunks
 from gyri.numerics.validation import as_key, check_positive_int
 
 from .iteration import check_data
+from .programs import compiled
 from .types import BilevelSolver, BilevelState, Result
 
 
@@ -55,27 +57,17 @@ def run(solver: BilevelSolver, state: BilevelState, inner_data: Any, outer_data:
     (10, [30, 20])
     """
     num_steps = check_positive_int(num_steps, "num_steps")
-    inputs = (state, inner_data, outer_data)
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(inputs))
-    # Inside a trace the solver may close over that trace's values: nothing of it may outlive it in a cache.
-    return (_run if traced else _compiled_run)(solver, *inputs, num_steps)
+    return compiled(_run, (solver.update,), num_steps)(state, inner_data, outer_data)
 
 
-def _run(solver: BilevelSolver, state: BilevelState, inner_data: Any, outer_data: Any, num_steps: int) -> BilevelState:
-    return jax.lax.fori_loop(0, num_steps, lambda _, state: solver.update(state, inner_data, outer_data), state)
+def _run(update: Callable, num_steps: int, state: BilevelState, inner_data: Any, outer_data: Any) -> BilevelState:
+    return jax.lax.fori_loop(0, num_steps, lambda _, state: update(state, inner_data, outer_data), state)
 
 
-_compiled_run = jax.jit(_run, static_argnames=("solver", "num_steps"))
-
-
-@lru_cache(maxsize=64)
-def _make_step(solver: BilevelSolver) -> Callable:
-    """The step of `scan_chunks`, the same for the same solver, so that it compiles once."""
-
-    def step(state: BilevelState, i: Array, inner_data: Any, outer_data: Any) -> tuple[BilevelState, None]:
-        return solver.update(state, inner_data, outer_data), None
-
-    return step
+def _step(
+    update: Callable, state: BilevelState, i: Array, inner_data: Any, outer_data: Any
+) -> tuple[BilevelState, None]:
+    return update(state, inner_data, outer_data), None
 
 
 def is_finite(state: BilevelState) -> Array:
@@ -176,11 +168,11 @@ def minimize(
 
     def after_chunk(n_done: int, state: BilevelState, _: Any) -> bool:
         values = record(state)
-        return callback is not None and callback(n_done, values) is True
+        return callback is not None and bool(callback(n_done, values))
 
     record(state)
     state, _ = scan_chunks(
-        _make_step(solver),
+        MethodType(_step, solver.update),  # the same for the same solver, which no cache keeps alive
         state,
         num_steps,
         args=(inner_data, outer_data),
@@ -312,6 +304,7 @@ def run_sharded(
     @jax.jit
     @partial(jax.shard_map, mesh=mesh, in_specs=(same, same, same, rows, rows), out_specs=same)
     def everywhere(key: Any, z0: PyTree, x0: PyTree, inner_data: Any, outer_data: Any) -> BilevelState:
-        return _run(solver, solver.init(key, z0, x0, inner_data, outer_data), inner_data, outer_data, num_steps)
+        state = solver.init(key, z0, x0, inner_data, outer_data)
+        return _run(solver.update, num_steps, state, inner_data, outer_data)
 
     return everywhere(*place((as_key(key), z0, x0), same), *data)

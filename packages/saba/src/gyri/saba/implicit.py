@@ -14,6 +14,7 @@ from gyri.numerics.validation import check_option, check_positive_int, check_sca
 from .descent import descend, norm
 from .directions import Side, add, axpy, negative
 from .iteration import as_variable, check_data, check_loss
+from .programs import compiled
 from .types import Hypergradient
 
 INNER_METHODS = ("newton", "lbfgs", "gd")
@@ -33,7 +34,7 @@ def inner_solve(
     r"""Minimiser :math:`z^*(x)` of the inner objective over all samples, differentiable in x and in the data.
 
     Derivatives follow from the implicit function theorem by one linear system, whatever the solver did; the backward
-    pass stores z, not the iterates.
+    pass stores z, not the iterates. Compiled once for the same function and shapes.
 
     Parameters
     ----------
@@ -83,6 +84,13 @@ def inner_solve(
     z0, x = as_variable(z0, "z0"), as_variable(x, "x")
     inner_data = check_data(inner_data, "inner_data", "full")
     check_loss(Side(inner_fun, inner_data, "full"), z0, x, "inner_fun")
+    return compiled(_minimum, (inner_fun,), method, maxiter)(z0, x, inner_data, tol)
+
+
+def _minimum(
+    inner_fun: Callable, method: str, maxiter: int, z0: PyTree, x: PyTree, inner_data: Any, tol: Any
+) -> PyTree:
+    """The inner minimiser; compiled."""
 
     def solve(z0: PyTree, x: PyTree, data: Any) -> PyTree:
         return descend(method, lambda z: inner_fun(z, x, data), z0, tol=tol, max_iter=maxiter)[0]
@@ -161,6 +169,7 @@ def hypergradient(
     r"""Gradient of the outer objective through the inner minimiser, at a given z, exact or not.
 
     :math:`\nabla_2 F + \nabla^2_{21} G\, v` with :math:`v = -[\nabla^2_{11} G]^{-1} \nabla_1 F`, over all samples.
+    Compiled once for the same functions and shapes.
 
     Parameters
     ----------
@@ -180,7 +189,7 @@ def hypergradient(
     v0 : pytree of Array, optional
         Start of ``"cg"`` and ``"neumann"``, v of ``"fixed"``; zero by default.
     damping : float
-        Added to the Hessian's diagonal.
+        Added to the Hessian's diagonal; 0 for ``"unrolled"`` and ``"fixed"``, which solve no linear system.
 
     Returns
     -------
@@ -190,7 +199,7 @@ def hypergradient(
     Raises
     ------
     ValueError
-        An unknown method, missing `num_steps`, `step_size` or `v0`, and as of :func:`inner_solve`.
+        An unknown method, missing `num_steps`, `step_size` or `v0`, damping of nothing, and as of :func:`inner_solve`.
 
     Examples
     --------
@@ -219,15 +228,38 @@ def hypergradient(
             raise ValueError(f"{missing}: expected a number for method {method!r}, got None")
         num_steps = check_positive_int(num_steps, "num_steps")
         step_size = check_scalar(step_size, "step_size", minimum=0, strict=True)
+    if method in ("unrolled", "fixed") and (isinstance(damping, jax.core.Tracer) or damping != 0):
+        raise ValueError(f"damping: expected 0 for method {method!r}, which solves no linear system, got {damping}")
     if method == "fixed" and v0 is None:
         raise ValueError("v0: expected a pytree like z for method 'fixed', got None")
-    value, (r, s) = jax.value_and_grad(outer_fun, (0, 1))(z, x, outer.data)
-    if method == "unrolled":
-        gradient = _unrolled(inner, outer, z, x, num_steps, step_size)
-        return Hypergradient(gradient, None, value, jnp.full_like(value, jnp.nan))
     v0 = jax.tree.map(jnp.zeros_like, z) if v0 is None else as_variable(v0, "v0")
     if jax.tree.map(jnp.shape, v0) != jax.tree.map(jnp.shape, z):
         raise ValueError(f"v0: expected shapes {jax.tree.map(jnp.shape, z)}, got {jax.tree.map(jnp.shape, v0)}")
+    core = compiled(_at_point, (inner_fun, outer_fun), method, num_steps)
+    return core(z, x, inner.data, outer.data, v0, tol, maxiter, step_size, damping)
+
+
+def _at_point(
+    inner_fun: Callable,
+    outer_fun: Callable,
+    method: str,
+    num_steps: Any,
+    z: PyTree,
+    x: PyTree,
+    inner_data: Any,
+    outer_data: Any,
+    v0: PyTree,
+    tol: Any,
+    maxiter: Any,
+    step_size: Any,
+    damping: Any,
+) -> Hypergradient:
+    """The hypergradient; compiled."""
+    inner, outer = Side(inner_fun, inner_data, "full"), Side(outer_fun, outer_data, "full")
+    value, (r, s) = jax.value_and_grad(outer_fun, (0, 1))(z, x, outer_data)
+    if method == "unrolled":
+        gradient = _unrolled(inner, outer, z, x, num_steps, step_size)
+        return Hypergradient(gradient, None, value, jnp.full_like(value, jnp.nan))
     product = lambda v: axpy(damping, v, inner.hvp(None, z, v, x))
     v = _solve(method, product, r, v0, tol=tol, maxiter=maxiter, num_steps=num_steps, step_size=step_size)
     _, plain, cross = inner.products(None, z, v, x)

@@ -56,7 +56,8 @@ def load_state(path: str | os.PathLike, like: Any) -> BilevelState:
     Raises
     ------
     ValueError
-        A file of something else, of another solver or shapes, of a newer version, or a damaged one.
+        A file of something else, of a solver with other memory, of other shapes, of a newer version, or a damaged one.
+        Solvers whose states look the same, such as SOBA and AmIGO, are not told apart.
 
     Examples
     --------

@@ -219,7 +219,11 @@ def _features(X: Any, y: Any, name: str, n_features: int | None = None) -> tuple
     labels = np.asarray(y)
     if labels.shape != features.shape[:1]:
         raise ValueError(f"y_{name}: expected shape ({features.shape[0]},) as X_{name} has rows, got {labels.shape}")
-    if not np.isin(labels, np.round(labels.astype(float))).all():
+    try:
+        numbers = labels.astype(float)
+    except (TypeError, ValueError):
+        raise ValueError(f"y_{name}: expected -1 and 1, or class indices, got dtype {labels.dtype}") from None
+    if not np.isin(labels, np.round(numbers)).all():
         raise ValueError(f"y_{name}: expected -1 and 1, or class indices, got other numbers")
     return features, labels
 

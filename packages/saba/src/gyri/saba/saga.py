@@ -62,7 +62,7 @@ def unravel(row: Array, *like: PyTree) -> tuple[PyTree, ...]:
     trees, start = [], 0
     for tree in like:
         flat, back = ravel_pytree(tree)
-        trees.append(back(row[start : start + flat.size]))
+        trees.append(back(row[start : start + flat.size].astype(flat.dtype)))  # z and x may differ in precision
         start += flat.size
     return tuple(trees)
 

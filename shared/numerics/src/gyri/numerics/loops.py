@@ -221,7 +221,7 @@ def scan_chunks(
                 bar.update(n)
                 if text:
                     bar.set_postfix_str(text)
-                if (callback is not None and callback(start + n, carry, outputs) is True) or stopped:
+                if (callback is not None and bool(callback(start + n, carry, outputs))) or stopped:
                     break
         except KeyboardInterrupt:
             bar.set_postfix_str("interrupted")

@@ -11,7 +11,7 @@ from gyri.numerics.linalg import cg
 from gyri.numerics.validation import check_option, check_positive_int, check_scalar
 
 from ..descent import descend
-from ..directions import Side, add, axpy, negative
+from ..directions import Side, add, axpy, negative, scale
 from ..iteration import Iteration, make_settings, make_solver
 from ..rules import need_size
 from ..types import BilevelSolver, BilevelState
@@ -103,7 +103,7 @@ def pzobo(
             # Differences first: large values that cancel would cost digits.
             moved = jax.tree.map(lambda a, b, r: jnp.vdot((a - b) / smoothing, r), there, z, outer_z)
             along = jax.tree.reduce(jnp.add, moved)
-            return jax.tree.map(lambda leaf: along * leaf, u)
+            return scale(along, u)
 
         many = jax.tree.map(lambda key: jax.random.split(key, n_directions), keys)
         slopes = jax.tree.map(lambda leaf: leaf.mean(0), jax.vmap(slope)(many))

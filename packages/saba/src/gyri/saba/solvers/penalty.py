@@ -10,6 +10,7 @@ from gyri.numerics.validation import check_option, check_positive_int, check_sca
 
 from ..directions import Side, axpy, dot, subtract
 from ..iteration import Iteration, make_settings, make_solver
+from ..rules import need_size
 from ..types import BilevelSolver, BilevelState
 from .deterministic import full_batch, gradient_steps
 
@@ -107,7 +108,7 @@ def bome(
     inner_fun, outer_fun : callable
         As of :func:`soba`.
     n_inner_steps : int
-        Gradient steps on G, of size `v_opt`, that stand for its minimiser.
+        Gradient steps on G, of size `v_opt`, a number or a schedule, that stand for its minimiser.
     eta : float
         How fast the gap has to fall.
     control : {"norm", "gap"}
@@ -140,6 +141,7 @@ def bome(
     Ye, Liu, Wright, Stone, Liu (2022), BOME! Bilevel optimization made easy: a simple first-order approach.
     """
     settings = make_settings(inner_fun, outer_fun, (0.0, 0.0, 0.0), **full_batch(options))
+    need_size(settings.rules[1], "v_opt", "it is repeated at each iteration")
     n_steps = check_positive_int(n_inner_steps, "n_inner_steps")
     eta = check_scalar(eta, "eta", minimum=0, strict=True)
     check_option(control, "control", CONTROLS)

@@ -205,9 +205,10 @@ def vrbo(
             r, s = it.outer.grads(None, z, x_before)
             v = full_neumann(it, (z, x_before), r, n_linear)
             it.count(2 * it.inner.n_blocks, 2 * it.outer.n_blocks)
-            return it.inner.grad_z(None, z, x_before), add(s, it.inner.cross(None, z, v, x_before))
+            return it.inner.grad_z(None, z, x_before), add(s, it.inner.cross(None, z, v, x_before)), z
 
-        along_z, along_x = it.either(it.t % period(it, period_frac) == 0, everything, lambda: it.state.extra)
+        # Directions belong to the point before the last step of z: the next difference starts there.
+        along_z, along_x, z_before = it.either(it.t % period(it, period_frac) == 0, everything, lambda: it.state.extra)
         x = it.move_x(x_before, along_x)
 
         def body(carry: tuple) -> tuple:
@@ -222,12 +223,13 @@ def vrbo(
             return it.move_z(z, along_z), now, along_z, add(along_x, subtract(fresh, stale)), v
 
         made = it.calls
-        z, _, along_z, along_x, v = it.repeat(n_steps, body, (z, (z, x_before), along_z, along_x, it.state.v))
+        start = (z, (z_before, x_before), along_z, along_x, it.state.v)
+        z, (z_before, _), along_z, along_x, v = it.repeat(n_steps, body, start)
         it.calls = made  # the body was traced once, whatever the number of steps
         it.count(n_steps * (2 * n_linear + 4), n_steps * 4)
-        return it.finish(z, v, x, (along_z, along_x))
+        return it.finish(z, v, x, (along_z, along_x, z_before))
 
     def start(inner: Side, outer: Side, state: BilevelState) -> tuple[Any, tuple[int, int]]:
-        return subtract((state.z, state.x), (state.z, state.x)), (0, 0)
+        return (*subtract((state.z, state.x), (state.z, state.x)), state.z), (0, 0)
 
     return make_solver("vrbo", settings, advance, start)
