@@ -456,6 +456,12 @@ def test_plots_draw_the_fit(model):
     assert len(model.plot_atoms().axes) == 1
 
 
+def test_atoms_are_drawn_at_the_median_size_of_signed_activations():
+    fitted = ConvolutionalDictionaryLearning(1, LENGTH, max_iter=2, positive=False).fit(X)
+    fitted.codes_ = np.tile([3.0, -3.0], 10)[None, None]
+    np.testing.assert_allclose(fitted.plot_atoms().axes[0].lines[0].get_ydata(), 3 * fitted.atoms_[0, 0])
+
+
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 LONG = np.ones((1, 1, 1200))

@@ -479,7 +479,7 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
     def plot_atoms(self, ax: Any = None) -> Any:
         """Draw the waveforms at their median size; arguments and result as for `gyri.nystagmus.plot.plot_atoms`."""
         check_is_fitted(self)
-        size = [float(np.median(z[z != 0])) if z.any() else 1.0 for z in np.moveaxis(self.codes_, 1, 0)]
+        size = [float(np.median(np.abs(z[z != 0]))) if z.any() else 1.0 for z in np.moveaxis(self.codes_, 1, 0)]
         return plot.plot_atoms(self.atoms_, self.sfreq_, scale=size, ch_names=self.ch_names_, ax=ax)
 
     # --- keep ---------------------------------------------------------------------------------------------------------

@@ -139,8 +139,8 @@ def estimate_tv_threshold(
     x = fill_gaps(x, valid)
     moves = valid[..., 1:] & valid[..., :-1]
     if moves.sum(-1).max() < sfreq / low:
-        found = f"{valid.sum(-1).max()} of {x.shape[-1]}"
-        raise ValueError(f"x: expected at least {int(sfreq / low) + 1} valid samples, a period of the band, got {found}")
+        needed, found = int(sfreq / low) + 1, f"{valid.sum(-1).max()} of {x.shape[-1]}"
+        raise ValueError(f"x: expected at least {needed} valid samples, a period of the band, got {found}")
     largest = np.abs(x).max().astype(given.dtype if given.dtype.kind == "f" else np.float64)
     rounding, span = _ROUNDING * float(np.spacing(largest)), float(np.ptp(x, axis=-1).max())
     velocity = _clip_saccades(np.diff(x, axis=-1) * sfreq, moves, rounding * sfreq)
