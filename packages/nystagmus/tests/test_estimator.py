@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -201,6 +202,39 @@ def test_outliers_do_not_reach_the_atoms(method):
     assert score > plain - 0.02
     if method == "mad":
         assert score > 0.8
+
+
+@pytest.mark.parametrize("method", ["mad", "quantile", "iqr", "zscore"])
+def test_masked_samples_are_no_measure_of_what_is_ordinary(method):
+    residual = np.random.default_rng(0).standard_normal((1, 2, 1000))
+    residual[..., 100:105] = 9.0
+    mask = np.ones(residual.shape, bool)
+    mask[..., 200:850] = mask[0, 0, 900:] = False
+    zeroed = jnp.asarray(np.where(mask, residual, 0))
+    found = np.asarray(algorithms.find_inliers(zeroed, 20, method, jnp.asarray(mask)))[0, 0]
+    assert not found[100:105].any() and found[np.r_[0:70, 135:200, 850:1000]].mean() > 0.85
+    # By definition: averages over what is valid of 20 samples and all channels, a threshold over valid samples.
+    seen = np.flatnonzero(mask[0].any(0))
+    around = [(slice(None), slice(max(t - 9, 0), t + 11)) for t in seen]
+    error = np.array([2 * np.mean(np.square(residual[0][place][mask[0][place]])) for place in around])
+    low, middle, high = np.quantile(error, [0.25, 0.5, 0.75])
+    threshold = {
+        "mad": middle + 3.5 * np.median(np.abs(error - middle)) / 0.6745,
+        "quantile": np.quantile(error, 0.99),
+        "iqr": high + 1.5 * (high - low),
+        "zscore": error.mean() + 3 * error.std(),
+    }[method]
+    outlying = np.isin(np.arange(1000), seen[error > threshold])
+    np.testing.assert_array_equal(found, np.convolve(outlying, np.ones(21), "same") == 0)
+
+
+@pytest.mark.parametrize("algorithm", ["batch", "online"])
+def test_atoms_learn_from_ordinary_samples_beside_a_long_gap(algorithm):
+    mask = np.abs(np.arange(1200) - 600) > 400
+    init = np.random.default_rng(0).standard_normal((1, 1, LENGTH))
+    options = {"trend_reg": 20.0, "max_iter": 3, "algorithm": algorithm, "init": init, "batch_size": 2}
+    robust, plain = (NystagmusCDL(**OPTIONS | options, outliers=how).fit(X, mask).atoms_ for how in ("mad", None))
+    assert np.linalg.norm(robust - plain) < 0.5 * np.linalg.norm(plain - init / np.linalg.norm(init))
 
 
 @pytest.mark.parametrize("lam_mode", ["scaled", "per_atom"])
