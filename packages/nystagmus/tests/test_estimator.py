@@ -117,6 +117,8 @@ def test_rank_one_atoms_have_factors():
     np.testing.assert_allclose(fitted.atoms_, fitted.spatial_[:, :, None] * fitted.temporal_[:, None], atol=1e-5)
     direction = np.abs(fitted.spatial_[0] @ [1, -0.5]) / np.sqrt(1.25)
     assert direction > 0.98
+    fitted.set_params(rank1=False, max_iter=1).fit(x)
+    assert not hasattr(fitted, "spatial_") and not hasattr(fitted, "temporal_")
 
 
 def test_atoms_are_sorted_by_their_part_of_the_signal():
@@ -364,6 +366,31 @@ def test_mne_objects_go_in(model, blinking):
         NystagmusCDL(**OPTIONS | {"sfreq": 100.0}).fit(raw)
 
 
+def test_the_channels_of_the_fit_are_taken_again():
+    mne = pytest.importorskip("mne")
+    info = mne.create_info(["left", "right"], SFREQ, ["eyegaze", "eyegaze"])
+    raw = mne.io.RawArray(np.vstack([X[0], 2 * X[0, :, ::-1]]), info, verbose="error")
+    fitted = ConvolutionalDictionaryLearning(1, LENGTH, max_iter=2).fit(raw, picks=["right"])
+    np.testing.assert_array_equal(fitted.transform(raw), fitted.transform(raw, picks=["right"]))
+    np.testing.assert_array_equal(fitted.transform(raw.copy().pick(["left"])), fitted.transform(raw, picks=["left"]))
+
+
+def test_when_to_stop_is_the_matter_of_the_datas_precision(x64):
+    from gyri.nystagmus.recordings import read_recording
+
+    stops = [NystagmusCDL(**OPTIONS)._levels(read_recording(X.astype(dtype))).eps for dtype in ("f4", "f8")]
+    assert stops == [1e-6, 1e-8]
+
+
+def test_online_needs_three_atoms_of_a_recording_to_learn_from_only():
+    x = X[..., : 3 * LENGTH]
+    fitted = ConvolutionalDictionaryLearning(1, LENGTH, algorithm="online", max_iter=2, batch_size=1, reg=0.05).fit(x)
+    start = fitted.atoms_
+    again = ConvolutionalDictionaryLearning(1, LENGTH, algorithm="online", max_iter=1, batch_size=1, reg=0.05).fit(x)
+    assert np.any(again.atoms_ != start)
+    assert fitted.transform(x[..., : 2 * LENGTH]).shape == (1, 1, LENGTH + 1)
+
+
 # --- an estimator -----------------------------------------------------------------------------------------------------
 
 
@@ -424,6 +451,18 @@ def test_given_atoms_keys_and_callbacks_survive_or_are_given_again(tmp_path):
     assert jax.random.key_data(loaded.random_state).tolist() == [0, 3] and loaded.callback is print
     with pytest.raises(ValueError, match="NystagmusCDL"):
         NystagmusCDL.load(tmp_path / "m")
+
+
+def test_scalars_of_numpy_and_jax_are_saved_as_numbers(tmp_path):
+    scalars = {"trend_reg": jnp.asarray(50.0), "sfreq": np.asarray(SFREQ), "reg": np.float32(0.5)}
+    scalars |= {"max_iter": jnp.asarray(2), "n_times_atom": np.int64(LENGTH), "window": np.bool_(True)}
+    scalars |= {"random_state": jnp.asarray(3), "eps": jnp.asarray(0.25), "tol": np.asarray(0.5)}
+    fitted = NystagmusCDL().set_params(**scalars).fit(X)
+    fitted.save(tmp_path / "model")
+    loaded = NystagmusCDL.load(tmp_path / "model")
+    for name in scalars:
+        assert isinstance(getattr(loaded, name), (bool, int, float)) and getattr(loaded, name) == getattr(fitted, name)
+    np.testing.assert_array_equal(loaded.transform(X), fitted.transform(X))
 
 
 def test_damaged_files_are_refused(model, tmp_path):
@@ -529,7 +568,10 @@ BAD = [
     ({"eps": -1.0}, {}, "eps"),
     ({"batch_size": 0}, {}, "batch_size"),
     ({"window_length": 10}, {}, "window_length"),
-    ({"random_state": -1}, {}, "key"),
+    ({"random_state": -1}, {}, "random_state: expected an integer"),
+    ({"random_state": None}, {}, "random_state: expected an integer"),
+    ({"random_state": np.random.RandomState(0)}, {}, "random_state: expected an integer"),
+    ({"algorithm": "online"}, {"X": X[..., : 3 * LENGTH - 1]}, "X: expected at least 180 samples"),
     ({}, {"mask": np.ones(7, bool)}, "mask"),
     ({}, {"mask": np.zeros(1200, bool)}, "mask"),
     ({}, {"mask": np.ones(1200)}, "mask"),
@@ -538,6 +580,7 @@ BAD = [
 BAD_NYSTAGMUS = [
     ({"trend_reg": -1.0}, {}, "trend_reg"),
     ({"trend_reg": "best"}, {}, "trend_reg"),
+    ({}, {"X": X[..., :199]}, "trend_reg: expected a number"),
     ({"trend_reg": 1.0, "trend_scale": "relative"}, {}, "trend_scale"),
     ({"sfreq": None}, {}, "sfreq"),
     ({"sfreq": 0.0}, {}, "sfreq"),

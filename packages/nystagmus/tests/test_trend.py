@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import lsq_linear
 
-from gyri.nystagmus import simulate_nystagmus, tv_threshold
+from gyri.nystagmus import estimate_tv_threshold, simulate_nystagmus, tv_threshold
 from gyri.nystagmus.datasets import waveform
-from gyri.nystagmus.trend import check_mask, estimate_tv_threshold, fill_gaps, mu_max, trend_level
+from gyri.nystagmus.trend import check_mask, fill_gaps, mu_max, trend_level
 
 T = np.arange(8000) / 1000
 

@@ -256,9 +256,7 @@ def mu_max(x: Any, *, mask: Any = None) -> Float[np.ndarray, "*batch"]:
     return np.asarray(np.abs(np.cumsum(np.where(valid, x - mean, 0), axis=-1)).max(-1))
 
 
-def trend_level(
-    x: Any, reg: float | int | str, scale: str = "absolute", *, sfreq: float | None = None, mask: Any = None
-) -> float:
+def trend_level(x: Any, reg: Any, scale: str = "absolute", *, sfreq: float | None = None, mask: Any = None) -> float:
     """Weight of the total variation in the data's unit, from what the user asks for.
 
     Parameters
@@ -300,7 +298,7 @@ def trend_level(
             return estimate_tv_threshold(x, sfreq, mask=mask).mu
         except ValueError as error:
             raise ValueError(f'trend_reg: expected a number, since "auto" cannot be computed: {error}') from error
-    factor = check_scalar(reg, "trend_reg", minimum=0)
+    factor = float(check_scalar(reg, "trend_reg", minimum=0))
     if scale == "absolute":
         return factor
     if scale == "lambda_max":
