@@ -13,8 +13,12 @@ LOWERED = {
 HOST_SIDE = {
     "gyri.nystagmus.ConvolutionalDictionaryLearning": "a front door: validates, then calls the core",
     "gyri.nystagmus.NystagmusCDL": "a front door: validates, then calls the core",
+    "gyri.nystagmus.blink_mask": "reads annotations and channels of an object of MNE",
+    "gyri.nystagmus.estimate_tv_threshold": "filters and spectra of SciPy, whose lengths are read off the data",
     "gyri.nystagmus.gaze_to_degrees": "takes and returns objects of MNE",
     "gyri.nystagmus.pattern_correlation": "the period's length is read off the data; NumPy in double precision",
+    "gyri.nystagmus.plot_atoms": "draws with matplotlib",
     "gyri.nystagmus.plot_decomposition": "draws with matplotlib",
+    "gyri.nystagmus.relative_error": "how many entries are compared is read off the data",
     "gyri.nystagmus.simulate_nystagmus": "draws a random number of saccades with NumPy",
 }

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gyri.nystagmus import simulate_nystagmus
+from gyri.nystagmus import NystagmusData, simulate_nystagmus
 from gyri.nystagmus.datasets import KINDS, load_eyefant, load_eyelink, waveform
 
 
@@ -13,7 +13,7 @@ def test_same_seed_same_recording_and_parts_have_the_given_sizes():
     for ours, theirs in zip(data[:3], again[:3], strict=True):
         np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_allclose(data.nystagmus.std(1), 2.5, rtol=1e-12)
-    assert data.recording.shape == (4, 1, 5000)
+    assert isinstance(data, NystagmusData) and data.recording.shape == (4, 1, 5000)
     np.testing.assert_array_equal(data.recording[:, 0], data.trend + data.nystagmus)
     assert data.pattern.shape[1] == max(int(np.ceil(1000 / f)) for f in data.frequency)
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -116,6 +117,8 @@ def test_rank_one_atoms_have_factors():
     np.testing.assert_allclose(fitted.atoms_, fitted.spatial_[:, :, None] * fitted.temporal_[:, None], atol=1e-5)
     direction = np.abs(fitted.spatial_[0] @ [1, -0.5]) / np.sqrt(1.25)
     assert direction > 0.98
+    fitted.set_params(rank1=False, max_iter=1).fit(x)
+    assert not hasattr(fitted, "spatial_") and not hasattr(fitted, "temporal_")
 
 
 def test_atoms_are_sorted_by_their_part_of_the_signal():
@@ -201,6 +204,39 @@ def test_outliers_do_not_reach_the_atoms(method):
     assert score > plain - 0.02
     if method == "mad":
         assert score > 0.8
+
+
+@pytest.mark.parametrize("method", ["mad", "quantile", "iqr", "zscore"])
+def test_masked_samples_are_no_measure_of_what_is_ordinary(method):
+    residual = np.random.default_rng(0).standard_normal((1, 2, 1000))
+    residual[..., 100:105] = 9.0
+    mask = np.ones(residual.shape, bool)
+    mask[..., 200:850] = mask[0, 0, 900:] = False
+    zeroed = jnp.asarray(np.where(mask, residual, 0))
+    found = np.asarray(algorithms.find_inliers(zeroed, 20, method, jnp.asarray(mask)))[0, 0]
+    assert not found[100:105].any() and found[np.r_[0:70, 135:200, 850:1000]].mean() > 0.85
+    # By definition: averages over what is valid of 20 samples and all channels, a threshold over valid samples.
+    seen = np.flatnonzero(mask[0].any(0))
+    around = [(slice(None), slice(max(t - 9, 0), t + 11)) for t in seen]
+    error = np.array([2 * np.mean(np.square(residual[0][place][mask[0][place]])) for place in around])
+    low, middle, high = np.quantile(error, [0.25, 0.5, 0.75])
+    threshold = {
+        "mad": middle + 3.5 * np.median(np.abs(error - middle)) / 0.6745,
+        "quantile": np.quantile(error, 0.99),
+        "iqr": high + 1.5 * (high - low),
+        "zscore": error.mean() + 3 * error.std(),
+    }[method]
+    outlying = np.isin(np.arange(1000), seen[error > threshold])
+    np.testing.assert_array_equal(found, np.convolve(outlying, np.ones(21), "same") == 0)
+
+
+@pytest.mark.parametrize("algorithm", ["batch", "online"])
+def test_atoms_learn_from_ordinary_samples_beside_a_long_gap(algorithm):
+    mask = np.abs(np.arange(1200) - 600) > 400
+    init = np.random.default_rng(0).standard_normal((1, 1, LENGTH))
+    options = {"trend_reg": 20.0, "max_iter": 3, "algorithm": algorithm, "init": init, "batch_size": 2}
+    robust, plain = (NystagmusCDL(**OPTIONS | options, outliers=how).fit(X, mask).atoms_ for how in ("mad", None))
+    assert np.linalg.norm(robust - plain) < 0.5 * np.linalg.norm(plain - init / np.linalg.norm(init))
 
 
 @pytest.mark.parametrize("lam_mode", ["scaled", "per_atom"])
@@ -330,6 +366,31 @@ def test_mne_objects_go_in(model, blinking):
         NystagmusCDL(**OPTIONS | {"sfreq": 100.0}).fit(raw)
 
 
+def test_the_channels_of_the_fit_are_taken_again():
+    mne = pytest.importorskip("mne")
+    info = mne.create_info(["left", "right"], SFREQ, ["eyegaze", "eyegaze"])
+    raw = mne.io.RawArray(np.vstack([X[0], 2 * X[0, :, ::-1]]), info, verbose="error")
+    fitted = ConvolutionalDictionaryLearning(1, LENGTH, max_iter=2).fit(raw, picks=["right"])
+    np.testing.assert_array_equal(fitted.transform(raw), fitted.transform(raw, picks=["right"]))
+    np.testing.assert_array_equal(fitted.transform(raw.copy().pick(["left"])), fitted.transform(raw, picks=["left"]))
+
+
+def test_when_to_stop_is_the_matter_of_the_datas_precision(x64):
+    from gyri.nystagmus.recordings import read_recording
+
+    stops = [NystagmusCDL(**OPTIONS)._levels(read_recording(X.astype(dtype))).eps for dtype in ("f4", "f8")]
+    assert stops == [1e-6, 1e-8]
+
+
+def test_online_needs_three_atoms_of_a_recording_to_learn_from_only():
+    x = X[..., : 3 * LENGTH]
+    fitted = ConvolutionalDictionaryLearning(1, LENGTH, algorithm="online", max_iter=2, batch_size=1, reg=0.05).fit(x)
+    start = fitted.atoms_
+    again = ConvolutionalDictionaryLearning(1, LENGTH, algorithm="online", max_iter=1, batch_size=1, reg=0.05).fit(x)
+    assert np.any(again.atoms_ != start)
+    assert fitted.transform(x[..., : 2 * LENGTH]).shape == (1, 1, LENGTH + 1)
+
+
 # --- an estimator -----------------------------------------------------------------------------------------------------
 
 
@@ -390,6 +451,18 @@ def test_given_atoms_keys_and_callbacks_survive_or_are_given_again(tmp_path):
     assert jax.random.key_data(loaded.random_state).tolist() == [0, 3] and loaded.callback is print
     with pytest.raises(ValueError, match="NystagmusCDL"):
         NystagmusCDL.load(tmp_path / "m")
+
+
+def test_scalars_of_numpy_and_jax_are_saved_as_numbers(tmp_path):
+    scalars = {"trend_reg": jnp.asarray(50.0), "sfreq": np.asarray(SFREQ), "reg": np.float32(0.5)}
+    scalars |= {"max_iter": jnp.asarray(2), "n_times_atom": np.int64(LENGTH), "window": np.bool_(True)}
+    scalars |= {"random_state": jnp.asarray(3), "eps": jnp.asarray(0.25), "tol": np.asarray(0.5)}
+    fitted = NystagmusCDL().set_params(**scalars).fit(X)
+    fitted.save(tmp_path / "model")
+    loaded = NystagmusCDL.load(tmp_path / "model")
+    for name in scalars:
+        assert isinstance(getattr(loaded, name), (bool, int, float)) and getattr(loaded, name) == getattr(fitted, name)
+    np.testing.assert_array_equal(loaded.transform(X), fitted.transform(X))
 
 
 def test_damaged_files_are_refused(model, tmp_path):
@@ -456,6 +529,12 @@ def test_plots_draw_the_fit(model):
     assert len(model.plot_atoms().axes) == 1
 
 
+def test_atoms_are_drawn_at_the_median_size_of_signed_activations():
+    fitted = ConvolutionalDictionaryLearning(1, LENGTH, max_iter=2, positive=False).fit(X)
+    fitted.codes_ = np.tile([3.0, -3.0], 10)[None, None]
+    np.testing.assert_allclose(fitted.plot_atoms().axes[0].lines[0].get_ydata(), 3 * fitted.atoms_[0, 0])
+
+
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 LONG = np.ones((1, 1, 1200))
@@ -489,7 +568,10 @@ BAD = [
     ({"eps": -1.0}, {}, "eps"),
     ({"batch_size": 0}, {}, "batch_size"),
     ({"window_length": 10}, {}, "window_length"),
-    ({"random_state": -1}, {}, "key"),
+    ({"random_state": -1}, {}, "random_state: expected an integer"),
+    ({"random_state": None}, {}, "random_state: expected an integer"),
+    ({"random_state": np.random.RandomState(0)}, {}, "random_state: expected an integer"),
+    ({"algorithm": "online"}, {"X": X[..., : 3 * LENGTH - 1]}, "X: expected at least 180 samples"),
     ({}, {"mask": np.ones(7, bool)}, "mask"),
     ({}, {"mask": np.zeros(1200, bool)}, "mask"),
     ({}, {"mask": np.ones(1200)}, "mask"),
@@ -498,6 +580,7 @@ BAD = [
 BAD_NYSTAGMUS = [
     ({"trend_reg": -1.0}, {}, "trend_reg"),
     ({"trend_reg": "best"}, {}, "trend_reg"),
+    ({}, {"X": X[..., :199]}, "trend_reg: expected a number"),
     ({"trend_reg": 1.0, "trend_scale": "relative"}, {}, "trend_scale"),
     ({"sfreq": None}, {}, "sfreq"),
     ({"sfreq": 0.0}, {}, "sfreq"),

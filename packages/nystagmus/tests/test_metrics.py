@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gyri.nystagmus import pattern_correlation
-from gyri.nystagmus.metrics import relative_error
+from gyri.nystagmus import pattern_correlation, relative_error
 
 
 def by_definition(pattern, atom):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from gyri.nystagmus import gaze_to_degrees
-from gyri.nystagmus.mne_io import blink_mask, is_mne, read_signal, to_mne
+from gyri.nystagmus import blink_mask, gaze_to_degrees
+from gyri.nystagmus.mne_io import is_mne, read_signal, to_mne
 
 mne = pytest.importorskip("mne")
 

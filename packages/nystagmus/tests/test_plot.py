@@ -6,8 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from gyri.nystagmus import plot_decomposition
-from gyri.nystagmus.plot import plot_atoms
+from gyri.nystagmus import plot_atoms, plot_decomposition
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import lsq_linear
 
-from gyri.nystagmus import simulate_nystagmus, tv_threshold
-from gyri.nystagmus.trend import check_mask, estimate_tv_threshold, fill_gaps, mu_max, trend_level
+from gyri.nystagmus import estimate_tv_threshold, simulate_nystagmus, tv_threshold
+from gyri.nystagmus.datasets import waveform
+from gyri.nystagmus.trend import check_mask, fill_gaps, mu_max, trend_level
 
 T = np.arange(8000) / 1000
 
@@ -60,13 +61,58 @@ def test_frequency_and_amplitude_are_found_under_saccades(frequency):
     np.testing.assert_allclose(found.mu, tv_threshold(found.amplitude, found.frequency, 1000.0))
 
 
-def test_gaps_are_interpolated_and_their_content_is_not_read():
+def test_the_content_of_gaps_is_not_read():
     x = 3.0 * np.cos(2 * np.pi * 5 * T)
     mask = np.ones(T.size, bool)
     mask[1000:1150] = mask[4000:4200] = False
     found = estimate_tv_threshold(np.where(mask, x, np.nan), 1000.0, mask=mask)
     assert found == estimate_tv_threshold(np.where(mask, x, 1e6), 1000.0, mask=mask)
     np.testing.assert_allclose(found.frequency, 5.0, rtol=0.05)
+
+
+@pytest.mark.parametrize("part", [0.1, 0.3, 0.55])
+@pytest.mark.parametrize("length", [150, None])
+def test_gaps_take_nothing_from_the_level(part, length):
+    x = simulate_nystagmus(0, n_times=5000, sfreq=500.0, kind="pendular", frequency=4.0, nystagmus_std=3.0).recording
+    rng, mask = np.random.default_rng(1), np.ones(5000, bool)
+    while (~mask).mean() < part:
+        start, n = (1000, int(part * 5000)) if length is None else (rng.integers(0, 4850), length)
+        mask[start : start + n] = False
+    found = estimate_tv_threshold(x, 500.0, mask=mask)
+    np.testing.assert_allclose(found.frequency, 4.0, rtol=0.03)
+    np.testing.assert_allclose(found.mu, estimate_tv_threshold(x, 500.0).mu, rtol=0.1)
+
+
+def test_trials_and_channels_without_a_valid_sample_do_not_count():
+    x = np.cos(2 * np.pi * 5 * T) * np.array([[1.0, 4.0], [1.0, 5.0], [9.0, 7.0]])[..., None]
+    mask = np.ones(x.shape, bool)
+    mask[0] = mask[2, 0] = False
+    assert estimate_tv_threshold(x, 1000.0, mask=mask).amplitude == pytest.approx(6.0, rel=0.05)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_samples_that_a_tracker_repeats_tell_nothing(first):
+    x = simulate_nystagmus(0, n_times=1000, sfreq=100.0, kind="pendular", frequency=4.0, nystagmus_std=3.0).recording
+    seldom, repeated = estimate_tv_threshold(x, 100.0), estimate_tv_threshold(np.repeat(x, 2, -1)[..., first:], 200.0)
+    np.testing.assert_allclose(repeated.frequency, seldom.frequency, rtol=0.01)
+    np.testing.assert_allclose(repeated.amplitude, seldom.amplitude, rtol=0.02)
+
+
+def test_coarse_steps_and_straight_slow_phases_leave_an_amplitude():
+    x = np.cos(2 * np.pi * 2 * T)
+    fine, coarse = (estimate_tv_threshold(y, 1000.0) for y in (x, np.round(x / 0.05) * 0.05))
+    np.testing.assert_allclose(coarse.mu, fine.mu, rtol=0.02)
+    jerk = 3.0 * waveform("jerk_sf_up", 4 * T % 1, 0.0)  # most velocities are the same
+    for dtype in (np.float64, np.float32):
+        found = estimate_tv_threshold(jerk.astype(dtype), 1000.0)
+        np.testing.assert_allclose(found.frequency, 4.0, rtol=0.01)
+        assert found.amplitude == pytest.approx(3.0 / np.pi, rel=0.1)  # of the first harmonic of a sawtooth
+
+
+def test_a_recording_without_oscillation_warns():
+    with pytest.warns(UserWarning, match="no oscillation.*trend_reg"):
+        assert estimate_tv_threshold(3.0 * T, 1000.0).mu < 1e-9
+    assert estimate_tv_threshold(np.full(8000, 3.1), 1000.0).mu == 0  # nothing to be followed: no warning
 
 
 def test_several_channels_take_the_strongest_and_trials_the_median():
@@ -112,6 +158,8 @@ def test_levels_scale_with_the_data_as_the_model_does(s):
         (lambda x: estimate_tv_threshold(x, 1000.0, (5, 2)), "band"),
         (lambda x: estimate_tv_threshold(x, 20.0), "band"),
         (lambda x: estimate_tv_threshold(x[:500], 1000.0), "x"),
+        (lambda x: estimate_tv_threshold(x, 1000.0, mask=np.arange(x.size) < 900), "x: .* valid"),
+        (lambda x: trend_level(x[:500], "auto", sfreq=1000.0), "^trend_reg: expected a number"),
         (lambda x: estimate_tv_threshold(x * np.nan, 1000.0), "x"),
         (lambda x: mu_max(x, mask=np.zeros(x.size, bool)), "mask"),
         (lambda x: mu_max(x, mask=np.ones(3, bool)), "mask"),

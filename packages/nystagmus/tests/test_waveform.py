@@ -55,6 +55,33 @@ def test_several_channels_are_measured_along_the_movement():
     np.testing.assert_allclose(both, alone, rtol=1e-9)
 
 
+def test_where_the_gaze_rests_is_no_movement():
+    wave = waveform("jerk_sf_up", np.arange(200) / 200, 0.0)
+    alone = measure_waveform(wave[None], pulses(200), 1000.0)
+    np.testing.assert_allclose(measure_waveform(np.stack([wave, 0 * wave + 5]), pulses(200), 1000.0), alone, rtol=1e-9)
+
+
+def test_of_signed_activations_the_size_counts():
+    wave = waveform("jerk_sf_up", np.arange(200) / 200, 0.0)[None]
+    codes = pulses(200)
+    codes[:, 13::400] *= -1
+    np.testing.assert_allclose(measure_waveform(wave, codes, 1000.0), measure_waveform(wave, np.abs(codes), 1000.0))
+    assert measure_waveform(wave, codes, 1000.0).amplitude_deg == pytest.approx(2 * np.ptp(wave))
+
+
+@pytest.mark.parametrize("shift", [1, 2, 60])
+def test_of_equal_neighbours_the_first_counts(shift):
+    wave = np.sin(2 * np.pi * np.arange(200) / 200)[None]
+    codes = pulses(200)
+    split = codes + np.roll(codes, shift, -1) + (np.roll(codes, 1, -1) if shift == 2 else 0)
+    np.testing.assert_allclose(measure_waveform(wave, split, 1000.0), measure_waveform(wave, codes, 1000.0))
+
+
+def test_the_amplitude_is_that_of_the_atom_however_its_repetitions_add_up():
+    wave = np.sin(2 * np.pi * np.arange(300) / 200) * np.hanning(300)
+    assert measure_waveform(wave[None], pulses(200), 1000.0).amplitude_deg == pytest.approx(2 * np.ptp(wave))
+
+
 def test_one_activation_has_no_frequency_and_none_has_no_measure():
     wave = np.sin(2 * np.pi * np.arange(100) / 100)[None]
     codes = np.zeros((1, 500))

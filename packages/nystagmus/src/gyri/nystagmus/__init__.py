@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from . import datasets as datasets
 from ._version import __version__ as __version__
-from .datasets import simulate_nystagmus
-from .metrics import pattern_correlation
-from .mne_io import gaze_to_degrees
-from .plot import plot_decomposition
-from .trend import tv_threshold
+from .datasets import NystagmusData, simulate_nystagmus
+from .metrics import pattern_correlation, relative_error
+from .mne_io import blink_mask, gaze_to_degrees
+from .plot import plot_atoms, plot_decomposition
+from .trend import estimate_tv_threshold, tv_threshold
 
 if TYPE_CHECKING:
     from .estimator import ConvolutionalDictionaryLearning, NystagmusCDL
@@ -20,9 +20,14 @@ if TYPE_CHECKING:
 __all__ = [
     "ConvolutionalDictionaryLearning",
     "NystagmusCDL",
+    "NystagmusData",
+    "blink_mask",
+    "estimate_tv_threshold",
     "gaze_to_degrees",
     "pattern_correlation",
+    "plot_atoms",
     "plot_decomposition",
+    "relative_error",
     "simulate_nystagmus",
     "tv_threshold",
 ]

@@ -178,7 +178,7 @@ def with_lam(data: LearnData, state: LearnState, lam: Array) -> tuple[LearnData,
     return data, state._replace(objective=value_at(data, residual, state.codes, state.background))
 
 
-def find_inliers(residual: Array, n_times_atom: int, method: str) -> Array:
+def find_inliers(residual: Array, n_times_atom: int, method: str, mask: Array | None = None) -> Array:
     """Samples at least half an atom away from any whose surroundings have an extraordinary residual.
 
     Parameters
@@ -190,6 +190,8 @@ def find_inliers(residual: Array, n_times_atom: int, method: str) -> Array:
     method : {"mad", "quantile", "iqr", "zscore"}
         Threshold on these averages: median and median absolute deviation, a quantile, quartiles, or mean and standard
         deviation.
+    mask : Array of bool, shape (n_trials, n_channels, n_times), optional
+        True where valid: other samples have no part in averages and threshold, and are no outliers.
 
     Returns
     -------
@@ -207,20 +209,22 @@ def find_inliers(residual: Array, n_times_atom: int, method: str) -> Array:
     >>> bool(inliers[0, 0, 50]), int((~inliers).sum())
     (False, 8)
     """
-    energy = jnp.sum(jnp.square(residual), 1, keepdims=True)
+    valid = jnp.ones(residual.shape, bool) if mask is None else mask
     width = (1, 1, n_times_atom)
-    summed = jax.lax.reduce_window(energy, 0.0, jax.lax.add, width, (1, 1, 1), "SAME")
-    error = summed / n_times_atom
+    around = lambda x: jax.lax.reduce_window(x.sum(1, keepdims=True), 0.0, jax.lax.add, width, (1, 1, 1), "SAME")
+    count = around(valid.astype(residual.dtype))
+    error = residual.shape[1] * around(jnp.square(residual)) / jnp.maximum(count, 1)
+    error = jnp.where(valid.any(1, keepdims=True), error, jnp.nan)
     if method == "mad":
-        middle = jnp.median(error)
-        threshold = middle + MAD_FACTOR * jnp.median(jnp.abs(error - middle)) / MAD_TO_STD
+        middle = jnp.nanmedian(error)
+        threshold = middle + MAD_FACTOR * jnp.nanmedian(jnp.abs(error - middle)) / MAD_TO_STD
     elif method == "quantile":
-        threshold = jnp.quantile(error, QUANTILE)
+        threshold = jnp.nanquantile(error, QUANTILE)
     elif method == "iqr":
-        low, high = jnp.quantile(error, jnp.array([0.25, 0.75], error.dtype))
+        low, high = jnp.nanquantile(error, jnp.array([0.25, 0.75], error.dtype))
         threshold = high + IQR_FACTOR * (high - low)
     else:
-        threshold = error.mean() + Z_FACTOR * error.std()
+        threshold = jnp.nanmean(error) + Z_FACTOR * jnp.nanstd(error)
     outlying = (error > threshold).astype(error.dtype)
     near = 2 * (n_times_atom // 2) + 1
     return jax.lax.reduce_window(outlying, -jnp.inf, jax.lax.max, (1, 1, near), (1, 1, 1), "SAME") == 0
@@ -233,7 +237,7 @@ def robust_step(data: LearnData, state: LearnState, levels: Levels, plan: Plan, 
     state = learn_step(data, state, levels.eps, **_options(plan, levels) | {"n_steps": 0})
     atoms, codes, background = state.atoms, state.codes, state.background
     residual = residual_at(data, atoms, codes, background)
-    kept = jnp.where(find_inliers(residual, atoms.shape[-1], method), residual, 0)
+    kept = jnp.where(find_inliers(residual, atoms.shape[-1], method, data.mask), residual, 0)
     C, E = statistics(codes, kept + synthesis(atoms, codes), atoms.shape[-1])
     atoms = update(atoms, C, E, data.window, UPDATE_TOL, rank1=plan.rank1, n_steps=N_STEPS)
     value = value_at(data, residual_at(data, atoms, codes, background), codes, background)
@@ -323,7 +327,9 @@ def online_step(data: LearnData, carry: Carry, levels: Levels, plan: Plan, key: 
     value = value_at(windows, residual, codes, background)
     place = jnp.arange(codes.shape[-1])
     inside = jnp.where((place >= n) & (place < codes.shape[-1] - n), codes, 0)
-    kept = residual if plan.outliers is None else jnp.where(find_inliers(residual, n, plan.outliers), residual, 0)
+    kept = residual
+    if plan.outliers is not None:
+        kept = jnp.where(find_inliers(residual, n, plan.outliers, windows.mask), residual, 0)
     C, E = statistics(inside, kept + synthesis(atoms, inside), n)
     memory = (FORGET * carry.memory[0] + C, FORGET * carry.memory[1] + E)
     new = update(atoms, *memory, data.window, UPDATE_TOL, rank1=plan.rank1, n_steps=N_STEPS)

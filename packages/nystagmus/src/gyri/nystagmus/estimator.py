@@ -16,6 +16,7 @@ from gyri.numerics.io import load_pytree, save_pytree
 from gyri.numerics.validation import as_key, check_array, check_option, check_positive_int, check_scalar
 
 from . import algorithms, plot
+from .mne_io import is_mne
 from .recordings import Recording, Scaling, apply_scaling, device_dtype, find_scaling, read_recording
 from .trend import fill_gaps, trend_level, tv_background
 from .waveform import measure_waveform
@@ -86,9 +87,10 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
         Optimality of codes relative to lambda: at which the codes of an iteration are good enough, and of those that
         are returned.
     eps : float, optional
-        Relative decrease of the objective at which to stop; 1e-8 in float64, 1e-6 in float32.
+        Relative decrease of the objective at which to stop; 1e-8 for data in float64, 1e-6 in float32.
     batch_size, window_length : int
-        Of ``"online"``: number of windows in an iteration, and their samples (8 times `n_times_atom` by default).
+        Of ``"online"``: number of windows in an iteration, and their samples (8 times `n_times_atom` by default). Three
+        times `n_times_atom` are the least, of recordings too.
     outliers : {None, "mad", "quantile", "iqr", "zscore"}
         Samples that the atoms do not learn from in an iteration: those where the residual is out of the ordinary.
     unbiased : bool
@@ -216,7 +218,10 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
         """
         recording = read_recording(X, mask, picks)
         sfreq = self._find_sfreq(recording)
-        plan, levels, key = self._plan(recording, sfreq), self._levels(), as_key(self.random_state)
+        plan, levels, key = self._plan(recording, sfreq), self._levels(recording), self._key()
+        if plan.algorithm == "online" and plan.window_length < 3 * plan.n_times_atom:
+            needed, n_times = f"{3 * plan.n_times_atom} samples, three atoms", recording.data.shape[-1]
+            raise ValueError(f"X: expected at least {needed}, for algorithm='online', got {n_times}")
         problem = self._pose(recording, self._find_trend_level(recording, sfreq), plan.n_times_atom)
         atoms = self._given_atoms(recording, plan)
         if not problem.scaling.scale.any():
@@ -225,7 +230,7 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
             warnings.warn(f"reg is {self.reg}: with lam_mode='scaled', from 1 on all codes are zero", stacklevel=2)
         levels = self._in_data_type(levels, problem)
         options: dict[str, Any] = {
-            "max_iter": self.max_iter,
+            "max_iter": int(self.max_iter),
             "verbose": bool(self.verbose),
             "report": self._report(problem),
         }
@@ -292,10 +297,16 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
             unbiased=bool(self.unbiased),
         )
 
-    def _levels(self) -> algorithms.Levels:
+    def _key(self) -> Any:
+        try:
+            return as_key(self.random_state)
+        except ValueError as error:
+            raise ValueError(f"random_state{str(error).removeprefix('key')}") from None
+
+    def _levels(self, recording: Recording) -> algorithms.Levels:
         eps = self.eps
         if eps is None:
-            eps = 1e-8 if jax.dtypes.canonicalize_dtype(float) == np.float64 else 1e-6
+            eps = 1e-8 if device_dtype(recording) == np.float64 else 1e-6
         return algorithms.Levels(
             reg=check_scalar(self.reg, "reg", minimum=0, strict=True),
             tol=check_scalar(self.tol, "tol", minimum=0, strict=True),
@@ -373,6 +384,8 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
         self._keep_factors()
 
     def _keep_factors(self) -> None:
+        for name in ("spatial_", "temporal_"):  # of an earlier fit
+            self.__dict__.pop(name, None)
         if self.rank1:
             self.spatial_, self.temporal_ = (np.asarray(factor) for factor in rank1_from_full(self.atoms_))
 
@@ -396,6 +409,8 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
     def _solve(self, X: Any, mask: Any, picks: Any) -> tuple[Recording, Decomposition, float]:
         """Recording, its parts at the atoms learned, and the objective."""
         check_is_fitted(self)
+        if picks is None and is_mne(X) and self.ch_names_ and set(self.ch_names_) <= set(X.ch_names):
+            picks = list(self.ch_names_)
         recording = read_recording(X, mask, picks)
         n_atoms, n_channels, length = self.atoms_.shape
         if recording.data.shape[1] != n_channels:
@@ -418,12 +433,17 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
         Parameters
         ----------
         X, mask, picks
-            As for `fit`.
+            As for `fit`; of MNE objects, the channels of the fit by default, where `X` has them.
 
         Returns
         -------
         np.ndarray, shape (n_trials, n_atoms, n_times - n_times_atom + 1)
             In the data's unit.
+
+        Notes
+        -----
+        Each number of samples compiles anew, in seconds: many recordings of different lengths are better padded to a
+        common one, with a `mask` that is False there. Activations are then possible over the end, too.
         """
         return self._solve(X, mask, picks)[1].codes
 
@@ -477,9 +497,9 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
         return listed
 
     def plot_atoms(self, ax: Any = None) -> Any:
-        """Draw the waveforms at their median size; arguments and result as for `gyri.nystagmus.plot.plot_atoms`."""
+        """Draw the waveforms at their median size; arguments and result as for `gyri.nystagmus.plot_atoms`."""
         check_is_fitted(self)
-        size = [float(np.median(z[z != 0])) if z.any() else 1.0 for z in np.moveaxis(self.codes_, 1, 0)]
+        size = [float(np.median(np.abs(z[z != 0]))) if z.any() else 1.0 for z in np.moveaxis(self.codes_, 1, 0)]
         return plot.plot_atoms(self.atoms_, self.sfreq_, scale=size, ch_names=self.ch_names_, ax=ax)
 
     # --- keep ---------------------------------------------------------------------------------------------------------
@@ -487,10 +507,8 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
     def save(self, path: Any) -> None:
         """Write the fitted model to one file (no pickle), exactly at `path`; a callback is not written."""
         check_is_fitted(self)
-        options = self.get_params(deep=False)
-        del options["callback"]
+        options = {name: _plain(value) for name, value in self.get_params(deep=False).items() if name != "callback"}
         arrays = {name: options.pop(name) for name in ("init", "window", "random_state") if _is_array(options[name])}
-        options = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
         fitted = {name: getattr(self, name) for name in _ARRAYS if hasattr(self, name)}
         scalars = {name: getattr(self, name) for name in _SCALARS}
         if isinstance(self.lam_, np.ndarray):
@@ -550,7 +568,7 @@ class NystagmusCDL(ConvolutionalDictionaryLearning):
         Sparsity, see `lam_mode`.
     trend_reg : "auto", float or None
         Weight of the total variation: just enough to flatten the nystagmus out of the trend
-        (`gyri.nystagmus.trend.estimate_tv_threshold`), or what `trend_scale` says. None: the trend is the mean.
+        (`gyri.nystagmus.estimate_tv_threshold`), or what `trend_scale` says. None: the trend is the mean.
     trend_scale : {"absolute", "max_diff", "max_diff_legacy", "lambda_max"}
         What `trend_reg` multiplies, see `gyri.nystagmus.trend.trend_level`.
     joint : bool
@@ -659,7 +677,7 @@ class NystagmusCDL(ConvolutionalDictionaryLearning):
     _has_trend = True
 
     def _find_sfreq(self, recording: Recording) -> float | None:
-        sfreq = None if self.sfreq is None else check_scalar(self.sfreq, "sfreq", minimum=0, strict=True)
+        sfreq = None if self.sfreq is None else float(check_scalar(self.sfreq, "sfreq", minimum=0, strict=True))
         if sfreq is None and recording.sfreq is None:
             raise ValueError("sfreq: expected the sampling frequency in Hz, since X is an array, got None")
         if sfreq is not None and recording.sfreq is not None and not np.isclose(sfreq, recording.sfreq):
@@ -703,7 +721,7 @@ class NystagmusCDL(ConvolutionalDictionaryLearning):
         Parameters
         ----------
         X, mask, picks
-            As for `fit`.
+            As for `transform`.
 
         Returns
         -------
@@ -713,11 +731,11 @@ class NystagmusCDL(ConvolutionalDictionaryLearning):
         return self._solve(X, mask, picks)[1]
 
     def trend(self, X: Any, mask: Any = None, *, picks: Any = None) -> Signals:
-        """Trend of recordings, at the atoms learned; arguments as for `fit`."""
+        """Trend of recordings, at the atoms learned; arguments as for `transform`."""
         return self._solve(X, mask, picks)[1].trend
 
     def detrend(self, X: Any, mask: Any = None, *, picks: Any = None) -> Signals:
-        """Recordings less their trend, at the atoms learned, NaN where masked; arguments as for `fit`."""
+        """Recordings less their trend, at the atoms learned, NaN where masked; arguments as for `transform`."""
         recording, parts, _ = self._solve(X, mask, picks)
         return recording.unmasked(recording.data - parts.trend)
 
@@ -755,6 +773,14 @@ class Problem(NamedTuple):
     mu: float | None
     fixed: Any
     penalty: float
+
+
+def _plain(value: Any) -> Any:
+    """Scalars of NumPy and JAX as Python's; anything else, and a key, as it is."""
+    if isinstance(value, np.generic):
+        return value.item()
+    scalar = isinstance(value, (np.ndarray, jax.Array)) and value.ndim == 0
+    return value.item() if scalar and not jnp.issubdtype(value.dtype, jax.dtypes.prng_key) else value
 
 
 def _is_array(value: Any) -> bool:

@@ -4,6 +4,7 @@ Penalised by :math:`\mu \sum_t |B_{t+1} - B_t|`, a trend is piecewise constant: 
 and has to be kept from following the nystagmus itself. Section 2 of Lalanne et al. (2020).
 """
 
+import warnings
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -20,6 +21,8 @@ _WELCH_S, _OVERLAP = 4.1, 0.75
 _BAND_AROUND = (0.6, 1.6)  # of the frequency
 _HARMONIC, _PROMINENT = 0.2, 3.0  # of the second harmonic, of the median around
 _MAD_TO_STD = 1.4826
+_NOTHING = 1e-4  # of a recording's range: an amplitude below is that of no oscillation
+_ROUNDING = 64  # units in the last place: a smaller spread of velocities is none
 
 
 class TVThreshold(NamedTuple):
@@ -97,7 +100,8 @@ def estimate_tv_threshold(
     band : pair of float
         Where the frequency is looked for, Hz.
     mask : array-like of bool, optional
-        Broadcast to `x`; True where a sample is valid. Others are interpolated.
+        Broadcast to `x`; True where a sample is valid. Others count nowhere, and what gaps take from the amplitude is
+        given back: it is measured relative to a sine of amplitude 1 with the same gaps.
 
     Returns
     -------
@@ -108,6 +112,11 @@ def estimate_tv_threshold(
     ------
     ValueError
         If an argument is out of range, or the recording is too short to resolve the band.
+
+    Warns
+    -----
+    UserWarning
+        If there is next to no oscillation although the recording varies: the trend would follow everything.
 
     Notes
     -----
@@ -120,29 +129,50 @@ def estimate_tv_threshold(
     >>> round(found.frequency, 1), round(found.amplitude, 1)
     (4.0, 2.0)
     """
-    x = np.asarray(check_array(x, "x", ndim=(1, 2, 3), allow_nan=mask is not None), np.float64)
+    given = np.asarray(check_array(x, "x", ndim=(1, 2, 3), allow_nan=mask is not None))
+    x = given.astype(np.float64)
     sfreq = check_scalar(sfreq, "sfreq", minimum=0, strict=True)
     low, high = (check_scalar(edge, "band", minimum=0, strict=True) for edge in band)
     if not low < high < sfreq / 2:
         raise ValueError(f"band: expected two frequencies in Hz, rising and below sfreq / 2, got {band}")
-    series = x if mask is None else fill_gaps(x, check_mask(mask, x.shape))
-    velocity = np.diff(series, axis=-1) * sfreq
-    if velocity.shape[-1] < sfreq / low:
-        raise ValueError(f"x: expected at least {int(sfreq / low) + 1} samples, a period of the band, got {x.shape}")
-    velocity = _clip_saccades(velocity)
+    valid = np.ones(x.shape, bool) if mask is None else check_mask(mask, x.shape)
+    x = fill_gaps(x, valid)
+    moves = valid[..., 1:] & valid[..., :-1]
+    if moves.sum(-1).max() < sfreq / low:
+        needed, found = int(sfreq / low) + 1, f"{valid.sum(-1).max()} of {x.shape[-1]}"
+        raise ValueError(f"x: expected at least {needed} valid samples, a period of the band, got {found}")
+    largest = np.abs(x).max().astype(given.dtype if given.dtype.kind == "f" else np.float64)
+    rounding, span = _ROUNDING * float(np.spacing(largest)), float(np.ptp(x, axis=-1).max())
+    velocity = _clip_saccades(np.diff(x, axis=-1) * sfreq, moves, rounding * sfreq)
     frequency = _peak_frequency(velocity, sfreq, (low, high))
-    position = np.cumsum(velocity - velocity.mean(-1, keepdims=True), axis=-1) / sfreq
-    amplitude = _amplitude(position, frequency, sfreq)
-    if amplitude.ndim == 2:  # channels
-        amplitude = amplitude.max(-1)
+    amplitude = _amplitude(velocity, moves, frequency, sfreq)
+    if amplitude.ndim == 2:  # trials, channels; a trial in which nothing is valid does not count
+        amplitude = amplitude.max(-1)[moves.any((-2, -1))]
     size = float(np.median(amplitude) if x.ndim == 3 else amplitude.max())
+    if size < _NOTHING * span and span > rounding:
+        found = f"next to no oscillation from {low} to {high} Hz in a recording that varies"
+        warnings.warn(f"{found}: its trend will follow all of it unless trend_reg is a number", stacklevel=2)
     return TVThreshold(tv_threshold(size, frequency, sfreq), size, frequency)
 
 
-def _clip_saccades(velocity: np.ndarray) -> np.ndarray:
-    centre = np.median(velocity, axis=-1, keepdims=True)
-    spread = 3 * _MAD_TO_STD * np.median(np.abs(velocity - centre), axis=-1, keepdims=True)
-    return np.clip(velocity, centre - spread, centre + spread)
+def _median(x: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Median over time, of some samples; 0 where there are none. Time keeps an axis."""
+    rows = zip(x.reshape(-1, x.shape[-1]), where.reshape(-1, x.shape[-1]), strict=True)
+    medians = [np.median(row[chosen]) if chosen.any() else 0.0 for row, chosen in rows]
+    return np.reshape(medians, (*x.shape[:-1], 1))
+
+
+def _clip_saccades(velocity: np.ndarray, moves: np.ndarray, rounding: float) -> np.ndarray:
+    """Velocity within 3 standard deviations; in gaps its mean, so that they hold no oscillation and no step."""
+    centre = _median(velocity, moves)
+    # Trackers repeat samples, and round them: where most velocities are zero, these tell nothing about the others.
+    mad = _median(np.abs(velocity - centre), moves & (velocity != 0))
+    spread = np.where(mad > rounding, 3 * _MAD_TO_STD * mad, np.inf)
+    velocity = np.clip(velocity, centre - spread, centre + spread)
+    if moves.all():
+        return velocity
+    mean = np.where(moves, velocity, 0).sum(-1, keepdims=True) / np.maximum(moves.sum(-1, keepdims=True), 1)
+    return np.where(moves, velocity, mean)
 
 
 def _peak_frequency(velocity: np.ndarray, sfreq: float, band: tuple[float, float]) -> float:
@@ -173,12 +203,23 @@ def _fundamental(power: np.ndarray, peak: int, lowest: int) -> int:
     return half if is_peak and strong and half < peak - 2 else peak
 
 
-def _amplitude(position: np.ndarray, frequency: float, sfreq: float) -> np.ndarray:
+def _amplitude(velocity: np.ndarray, moves: np.ndarray, frequency: float, sfreq: float) -> np.ndarray:
     from scipy.signal import butter, sosfiltfilt
 
     edges = [_BAND_AROUND[0] * frequency, min(_BAND_AROUND[1] * frequency, 0.99 * sfreq / 2)]
-    filtered = sosfiltfilt(butter(2, edges, "bandpass", fs=sfreq, output="sos"), position, axis=-1)
-    return np.asarray(np.sqrt(2) * np.median(np.abs(filtered), axis=-1))
+    sos = butter(2, edges, "bandpass", fs=sfreq, output="sos")
+
+    def swing(velocity: np.ndarray) -> np.ndarray:
+        position = np.cumsum(velocity - velocity.mean(-1, keepdims=True), axis=-1) / sfreq
+        return np.abs(sosfiltfilt(sos, position, axis=-1))
+
+    size = np.asarray(np.sqrt(2) * _median(swing(velocity), moves)[..., 0])
+    if moves.all():
+        return size
+    turn = sfreq * np.diff(np.exp(2j * np.pi * frequency * np.arange(moves.shape[-1] + 1) / sfreq))
+    sine = [swing(_clip_saccades(part * np.ones(moves.shape), moves, np.inf)) for part in (turn.real, turn.imag)]
+    unit = np.sqrt(2) * _median(np.concatenate(sine, axis=-1), np.concatenate([moves, moves], axis=-1))[..., 0]
+    return np.asarray(np.divide(size, unit, out=np.zeros_like(size), where=unit > 0))
 
 
 def mu_max(x: Any, *, mask: Any = None) -> Float[np.ndarray, "*batch"]:
@@ -215,9 +256,7 @@ def mu_max(x: Any, *, mask: Any = None) -> Float[np.ndarray, "*batch"]:
     return np.asarray(np.abs(np.cumsum(np.where(valid, x - mean, 0), axis=-1)).max(-1))
 
 
-def trend_level(
-    x: Any, reg: float | int | str, scale: str = "absolute", *, sfreq: float | None = None, mask: Any = None
-) -> float:
+def trend_level(x: Any, reg: Any, scale: str = "absolute", *, sfreq: float | None = None, mask: Any = None) -> float:
     """Weight of the total variation in the data's unit, from what the user asks for.
 
     Parameters
@@ -243,7 +282,7 @@ def trend_level(
     Raises
     ------
     ValueError
-        If `reg` is negative, or an option is unknown or missing.
+        If `reg` is negative, an option is unknown or missing, or the recording is too short for "auto".
 
     Examples
     --------
@@ -255,8 +294,11 @@ def trend_level(
         check_option(reg, "trend_reg", ("auto",))
         if sfreq is None:
             raise ValueError('sfreq: expected the sampling frequency in Hz for trend_reg="auto", got None')
-        return estimate_tv_threshold(x, sfreq, mask=mask).mu
-    factor = check_scalar(reg, "trend_reg", minimum=0)
+        try:
+            return estimate_tv_threshold(x, sfreq, mask=mask).mu
+        except ValueError as error:
+            raise ValueError(f'trend_reg: expected a number, since "auto" cannot be computed: {error}') from error
+    factor = float(check_scalar(reg, "trend_reg", minimum=0))
     if scale == "absolute":
         return factor
     if scale == "lambda_max":

@@ -18,7 +18,7 @@ class Waveform(NamedTuple):
     Attributes
     ----------
     amplitude_deg : float
-        Peak to peak of a cycle at the median activation.
+        Peak to peak of the atom times the median size of a strong activation.
     frequency_hz : float
         Inverse of the median interval between strong activations (those over 20 % of the largest).
     slow_phase_velocity : float
@@ -39,7 +39,7 @@ class Waveform(NamedTuple):
 def measure_waveform(atom: Any, codes: Any, sfreq: float | int) -> Waveform:
     """Measure the waveform of an atom with its activations.
 
-    What is measured is one cycle: atoms are longer than a period, so that their repetitions overlap and add up.
+    Speeds are those of one cycle: atoms are longer than a period, so that their repetitions overlap and add up.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def measure_waveform(atom: Any, codes: Any, sfreq: float | int) -> Waveform:
         Waveform; several channels (two directions of gaze, two eyes) are measured along the direction in which
         the atom moves most.
     codes : array-like, shape (n_trials, n_times_valid)
-        Activations, in degrees.
+        Activations, in degrees; of signed ones, the size counts.
     sfreq : float
         Sampling frequency in Hz.
 
@@ -78,28 +78,40 @@ def measure_waveform(atom: Any, codes: Any, sfreq: float | int) -> Waveform:
     sfreq = check_scalar(sfreq, "sfreq", minimum=0, strict=True)
     from scipy.ndimage import maximum_filter1d
 
-    direction = np.linalg.svd(atom, full_matrices=False)[0][:, 0]
+    movement = atom - atom.mean(1, keepdims=True)  # where the gaze rests is no direction in which it moves
+    direction = np.linalg.svd(movement, full_matrices=False)[0][:, 0]
     wave = direction @ atom if len(atom) > 1 else atom[0]
     size = np.abs(codes)
     # A smooth atom may be split into neighbours: only the largest within a third of its length counts.
-    largest = maximum_filter1d(size, 2 * (atom.shape[1] // 3) + 1, axis=-1)
+    reach = atom.shape[1] // 3
+    largest = maximum_filter1d(size, 2 * reach + 1, axis=-1)
     strong = (size > _STRONG * size.max()) & (size == largest)
     if not strong.any():
         return Waveform(*[float("nan")] * 5)
-    wave = wave * np.median(codes[strong])
-    intervals = np.concatenate([np.diff(np.flatnonzero(row)) for row in strong])
+    starts = [_first_of_ties(np.flatnonzero(row), reach) for row in strong]
+    wave = wave * np.median(np.concatenate([row[places] for row, places in zip(size, starts, strict=True)]))
+    intervals = np.concatenate([np.diff(places) for places in starts])
     period = float(np.median(intervals)) if intervals.size else float("nan")
     cycle = _fold(wave, round(period)) if intervals.size else wave
     velocity = sfreq * (np.roll(cycle, -1) - np.roll(cycle, 1)) / 2 if intervals.size else sfreq * np.gradient(wave)
     forth, back = (max(np.quantile(sign * velocity, _QUANTILE), 0.0) for sign in (1, -1))
     slow = -np.sign(forth - back) * velocity if forth != back else np.abs(velocity)
     return Waveform(
-        amplitude_deg=float(np.ptp(cycle)),
+        amplitude_deg=float(np.ptp(wave)),
         frequency_hz=sfreq / period,
         slow_phase_velocity=float(np.median(slow[slow > 0])) if np.any(slow > 0) else 0.0,
         jerkiness=float(1 - min(forth, back) / max(forth, back)) if max(forth, back) > 0 else 0.0,
         foveation_ms=1e3 / sfreq * _longest_run(np.abs(velocity) < FOVEATION_SPEED, cyclic=bool(intervals.size)),
     )
+
+
+def _first_of_ties(places: np.ndarray, reach: int) -> np.ndarray:
+    """Places that are further than `reach` behind the last one kept: equal neighbours are all the largest around."""
+    kept: list[int] = []
+    for place in places:
+        if not kept or place - kept[-1] > reach:
+            kept.append(int(place))
+    return np.array(kept, int)
 
 
 def _fold(wave: Float[np.ndarray, " n_times"], period: int) -> Float[np.ndarray, " period"]:
