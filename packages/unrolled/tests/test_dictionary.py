@@ -116,6 +116,16 @@ def test_chunks_change_nothing_but_rounding(data, x64, monkeypatch):
     np.testing.assert_allclose(make().components_, whole.components_, atol=1e-10)
 
 
+def test_rows_that_fill_a_chunk_up_have_no_influence(data, x64, monkeypatch):
+    X, _, D0 = (np.asarray(a, float) for a in data)
+    each = np.random.default_rng(0).standard_normal((299, 7, 10)) / 3
+    Y = np.einsum("tij,tj->ti", each, X[:299])
+    make = lambda: DictionaryLearning(12, init=D0, verbose=False, max_steps=3).fit(Y, operator=each)
+    whole = make()
+    monkeypatch.setattr(optim, "CACHE_BYTES", 100_000)  # 8 samples a chunk: 38 chunks, 5 rows too many
+    np.testing.assert_allclose(make().components_, whole.components_, atol=1e-10)
+
+
 # --- measurements ---------------------------------------------------------------------------------------------------
 
 
