@@ -204,6 +204,18 @@ def test_what_a_fit_gives_is_in_the_data_unit():
     np.testing.assert_allclose(np.linalg.norm(models[0].components_, axis=(1, 2)), 1, atol=1e-6)
 
 
+@pytest.mark.parametrize("loud", [0, 1])
+def test_a_ratio_is_of_all_samples(loud):
+    X = np.random.default_rng(0).standard_normal((2, 1, 300))
+    X[1 - loud] *= 1e-6
+    atoms = np.random.default_rng(1).standard_normal((2, 1, 10))
+    options = {"lam_is_ratio": True, "init": atoms, "window_length": 100, "epochs": 1, "iterations_per_epoch": 1}
+    model = ConvDictionaryLearning(2, 10, lam=0.3, **QUIET | options).fit(X)
+    # Twenty windows of 100 samples, spread over 600, leave no part out.
+    peaks = [np.abs(np.correlate(x, d / np.linalg.norm(d), "valid")).max() for x in X[:, 0] for d in atoms[:, 0]]
+    assert model.lam_ == pytest.approx(0.3 * max(peaks), rel=1e-4)
+
+
 def test_images_and_colours():
     rng = np.random.default_rng(0)
     image = fftconvolve(rng.standard_normal((3, 20, 22)) * (rng.random((3, 20, 22)) < 0.05), np.ones((1, 3, 3)))
@@ -278,6 +290,24 @@ def test_recordings_of_mne():
         ConvDictionaryLearning(2, 20, **options).fit(mixed)
     with pytest.raises(ValueError, match="expected an array for atoms with 2 axes"):
         ConvDictionaryLearning(2, (2, 2), **QUIET).fit(raw)
+
+
+def test_bad_annotations_mask_epochs_as_they_do_recordings():
+    X = np.random.default_rng(0).standard_normal((2, 600))
+    raw = raw_of(X)
+    marks = mne.Annotations([0.3, 1.9, 3.004], [0.3, 0.3, 0.2], ["bad eye", "BAD_jump", "good"])
+    raw.set_annotations(marks)
+    whole = read_signals(raw, None, 1).mask[0]
+    events = np.array([[100, 0, 1], [200, 0, 1], [400, 0, 1]])
+    options = {"tmin": -0.5, "tmax": 0.49, "baseline": None, "reject_by_annotation": False, "preload": True}
+    epochs = mne.Epochs(raw, events, verbose="error", **options)
+    read = read_signals(epochs, None, 1)
+    np.testing.assert_array_equal(read.mask, [whole[:, n - 50 : n + 50] for n in (100, 200, 400)])
+    assert not read.mask.all((1, 2))[:2].any() and read.mask[2].all() and not read.X[read.mask == 0].any()
+    given = np.ones(read.mask.shape)
+    given[2, 0] = 0
+    np.testing.assert_array_equal(read_signals(epochs, given, 1).mask, given * read.mask)
+    assert read_signals(epochs[2], None, 1).mask is None
 
 
 @pytest.mark.parametrize("options", [{}, {"rank1": True, "window": "tukey", "kernel_shape": (20,)}])

@@ -79,7 +79,8 @@ class ConvDictionaryLearning(TrainingOptions, BaseEstimator):
     lam : float
         Penalty, in the data's unit, or relative with `lam_is_ratio`.
     lam_is_ratio : bool
-        `lam` multiplies the largest absolute correlation of the first atoms with the data (of the first minibatch).
+        `lam` multiplies the largest absolute correlation of the first atoms with the data (with `window_length`: with
+        as many windows as a minibatch has, spread evenly over all samples).
     rank1 : bool
         Atoms are a topography times a waveform, each of norm 1 (one axis of time).
     window : {None, "tukey"}
@@ -295,10 +296,12 @@ class ConvDictionaryLearning(TrainingOptions, BaseEstimator):
             return self.lam / scale
         X = data[0]
         if self.window_length is not None:
-            # As many windows as a minibatch has, evenly spaced: no key is spent, and no draw can miss all events.
-            n = self.batch_size or _BATCH
-            starts = np.linspace(0, X.shape[-1] - self.window_length, n).astype(int)
-            X = jnp.concatenate([X[:1, :, start : start + self.window_length] for start in starts])
+            # As many windows as a minibatch has, evenly spaced over all samples: no key is spent, and no draw can miss
+            # all events.
+            n, n_starts = self.batch_size or _BATCH, X.shape[-1] - self.window_length + 1
+            places = np.linspace(0, len(X) * n_starts - 1, n).astype(int)
+            windows = [X[i, :, start : start + self.window_length] for i, start in zip(*divmod(places, n_starts))]
+            X = jnp.stack(windows)
         peak = float(_peak(atoms, X))
         return self.lam * (peak if peak > 0 else 1.0)
 
