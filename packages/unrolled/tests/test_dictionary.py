@@ -203,6 +203,15 @@ def test_an_epoch_sees_every_sample_once():
     assert np.any(np.concatenate(drawn) != np.arange(12))
 
 
+def test_an_epoch_leaves_no_sample_out(data):
+    sampler = optim.Sampler(9, 5, None)
+    order = sampler.order(jax.random.key(0))
+    drawn = [np.asarray(sampler.draw(jax.random.key(1), order, j, jnp.arange(9))) for j in range(2)]
+    assert set(np.concatenate(drawn)) == set(range(9))
+    model = DictionaryLearning(12, batch_size=200, epochs=3, n_iter=2, verbose=False).fit(data[0])
+    assert model.history_["loss"].size == 6
+
+
 def test_windows_are_cut_uniformly():
     sampler = optim.Sampler(2, 4000, 5)
     recording = jnp.stack([jnp.arange(20.0), 100 + jnp.arange(20.0)])[:, None]

@@ -94,7 +94,7 @@ class ConvDictionaryLearning(TrainingOptions, BaseEstimator):
     batch_size : int, optional
         Signals, or windows, a minibatch; None: all signals at once, 20 windows.
     iterations_per_epoch : int, optional
-        Minibatches an epoch: by default as many as the signals fill, 10 of windows.
+        Minibatches an epoch: by default as many as it takes to see all signals, 10 of windows.
     init : {None, "data", "random"} or array-like, shape (n_components, n_channels, ...)
         Start: pieces of the data (the default), normal noise, or given.
     window_length : int, optional

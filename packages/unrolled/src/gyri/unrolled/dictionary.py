@@ -114,7 +114,7 @@ class TrainingOptions:
             batch, per_epoch, epochs = n_samples, 1, self.max_steps
         else:
             batch = self.batch_size if window is not None else min(self.batch_size, n_samples)
-            per_epoch, epochs = default_per_epoch or max(1, n_samples // batch), self.epochs
+            per_epoch, epochs = default_per_epoch or -(-n_samples // batch), self.epochs
             per_epoch = self.iterations_per_epoch or per_epoch
         return train_stochastically(
             task, params, data, constants, Sampler(n_samples, batch, window), key=self._key(1),
@@ -159,7 +159,7 @@ class DictionaryLearning(TrainingOptions, ClassNamePrefixFeaturesOutMixin, Trans
     epochs : int
         Passes over the data with minibatches, and as many again with `learn_steps`.
     iterations_per_epoch : int, optional
-        Minibatches an epoch; by default as many as the data fill.
+        Minibatches an epoch; by default as many as it takes to see all samples.
     tol : float
         The descent ends when a step gains at most this, relative to the loss.
     init : {None, "random", "data"} or array-like, shape (n_components, n_features)
