@@ -166,7 +166,7 @@ def test_constraints_hold_and_losses_fall(constraint, options):
     noisy = steps_of(0)[1]
     noisy = noisy if kernel is None else noisy[:, None] if kernel in (3, 4) else blocks(0)[1][None, None]
     model = AnalysisPrior(constraint=constraint, lam=0.05, **(QUIET | options)).fit(noisy)
-    assert np.all(np.diff(model.history_["loss"]) < 0) and model.n_steps_ == 6
+    assert np.all(np.diff(model.history_["loss"]) < 0) and model.n_steps_ == 12  # six of the prior, six with steps
     prior = model.prior_
     if constraint in ("unit", "untf"):
         np.testing.assert_allclose(np.linalg.norm(prior.reshape(len(prior), -1), axis=1), 1, atol=1e-6)

@@ -83,7 +83,7 @@ class AnalysisPrior(BaseEstimator):
     learn_steps : bool
         Learn the steps of the dual variable as well, once the prior has come to rest.
     max_steps : int
-        Most steps of the descent.
+        Most steps of the descent, and as many again with `learn_steps`.
     tol : float
         It ends when a step gains at most this, relative to the loss.
     init : array-like, of the prior's shape, optional

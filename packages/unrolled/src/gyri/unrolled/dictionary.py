@@ -155,7 +155,7 @@ class DictionaryLearning(TrainingOptions, ClassNamePrefixFeaturesOutMixin, Trans
     batch_size : int, optional
         Samples a minibatch, for a stochastic line search; None: descent with back-tracking on all samples.
     max_steps : int
-        Most steps of the descent on all samples.
+        Most steps of the descent on all samples, and as many again with `learn_steps`.
     epochs : int
         Passes over the data with minibatches, and as many again with `learn_steps`.
     iterations_per_epoch : int, optional
