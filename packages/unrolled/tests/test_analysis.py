@@ -292,6 +292,7 @@ def test_it_is_an_estimator(tmp_path):
         ({"kernel_shape": 0}, None, "kernel_shape: expected an integer >= 1"),
         ({"lam": -1}, None, "lam: expected a number > 0"),
         ({"n_iter": 1}, None, "n_iter: expected an integer >= 2"),
+        ({"random_state": None}, None, "^random_state: expected an integer seed"),
         ({"max_steps": 0}, None, "max_steps: expected an integer >= 1"),
         ({"learn_steps": None}, None, "learn_steps: expected one of"),
         ({"n_components": 0}, None, "n_components: expected an integer >= 1"),

@@ -240,6 +240,13 @@ def test_masked_samples_have_no_influence():
     assert np.isfinite(windows.fit(X, mask=mask).components_).all()
 
 
+def test_a_new_fit_forgets_factors_of_before():
+    X, _, _ = planted(1, 2, 300, 20)
+    model = ConvDictionaryLearning(2, 20, lam=1.0, rank1=True, **QUIET).fit(X)
+    model.set_params(rank1=False, n_components=3).fit(X)
+    assert not hasattr(model, "spatial_") and not hasattr(model, "temporal_") and len(model.components_) == 3
+
+
 def test_the_window_tapers_atoms():
     X, _, _ = planted(1, 2, 300, 20)
     init = np.random.default_rng(0).standard_normal((2, 2, 20))
@@ -310,7 +317,14 @@ def test_bad_annotations_mask_epochs_as_they_do_recordings():
     assert read_signals(epochs[2], None, 1).mask is None
 
 
-@pytest.mark.parametrize("options", [{}, {"rank1": True, "window": "tukey", "kernel_shape": (20,)}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"rank1": True, "window": "tukey", "kernel_shape": (20,)},
+        {"kernel_shape": (np.int64(20),), "n_iter": np.int64(5), "lam": np.float32(1), "random_state": np.int64(3)},
+    ],
+)
 def test_save_and_load(tmp_path, options):
     X, _, _ = planted(1, 2, 300, 20)
     model = ConvDictionaryLearning(**({"n_components": 2, "kernel_shape": 20, "lam": 1.0} | QUIET | options)).fit(X)
@@ -318,6 +332,8 @@ def test_save_and_load(tmp_path, options):
     model.save(path)
     again = ConvDictionaryLearning.load(path)
     assert again.get_params() == model.get_params()
+    kept = [again.n_iter, again.lam, again.random_state, *np.atleast_1d(np.array(again.kernel_shape, object))]
+    assert list(map(type, kept)) == [int, float, int, int]
     np.testing.assert_array_equal(again.transform(X), model.transform(X))
     assert again.score(X) == model.score(X) and again.info_ is None
     path.write_bytes(path.read_bytes()[:-50])

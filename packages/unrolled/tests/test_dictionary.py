@@ -393,7 +393,9 @@ def test_the_import_is_light():
         ({"init": np.ones((12, 9))}, r"init: expected shape \(12, 10\)"),
         ({"init": "data", "n_components": 400}, "init: expected at least 400 samples"),
         ({"optimizer": "adam"}, "optimizer: expected an optax.GradientTransformation"),
-        ({"random_state": -1}, "key: expected an integer seed"),
+        ({"random_state": -1}, "^random_state: expected an integer seed"),
+        ({"random_state": None}, "^random_state: expected an integer seed"),
+        ({"random_state": np.random.RandomState(0)}, "^random_state: expected an integer seed"),
     ],
 )
 def test_bad_options(data, options, message):
