@@ -59,6 +59,17 @@ _restore = jax.jit(restore, static_argnames=("analysis", "shape"))
 _square = jax.jit(operator_square, static_argnames="dtype")
 
 
+def _check_labels(y: Any, shape: tuple[int, ...]) -> None:
+    """Check that what stands in the place of labels is no operator or mask, which would be ignored without a word."""
+    got = np.shape(y)
+    labels = len(got) == 1 or (len(got) == 2 and got != shape and shape[0] == got[0] != shape[1])
+    if isinstance(y, LinearOperator) or not (y is None or labels):
+        raise ValueError(
+            f"y: expected None or labels, one a sample (they are not used), got shape {got}; "
+            "name an operator or a mask: operator=..., mask=..."
+        )
+
+
 class AnalysisPrior(BaseEstimator):
     r"""Learn filters of which clean signals have few large responses, from noisy or incomplete signals alone.
 
@@ -79,7 +90,7 @@ class AnalysisPrior(BaseEstimator):
     lam : float
         Penalty, positive, in the unit of the signals.
     n_iter : int
-        Iterations N, at least 2.
+        Iterations N.
     learn_steps : bool
         Learn the steps of the dual variable as well, once the prior has come to rest.
     max_steps : int
@@ -154,8 +165,8 @@ class AnalysisPrior(BaseEstimator):
         ----------
         X : array-like, shape (n_samples, n_observed), or (n_samples, n_channels, ...) with filters
             What was observed; each channel goes through the same filters.
-        y : object
-            Not used.
+        y : array-like, shape (n_samples,) or (n_samples, n_outputs), optional
+            Labels, as a pipeline may pass them; not used.
         operator : array-like or LinearOperator, optional
             What the signals were measured with, see `sparse_code`; with filters a LinearOperator on the axes of space.
         mask : array-like, of the shape of `X`, optional
@@ -173,6 +184,7 @@ class AnalysisPrior(BaseEstimator):
         """
         kernel = self._check_options()
         X, measurement, shape = self._read(X, operator, mask, kernel)
+        _check_labels(y, X.shape)
         analysis = self._analysis(shape)
         prior = self._start(shape, kernel, X.dtype)
         lip = _square(measurement._replace(squares=None), dtype=X.dtype)
@@ -200,7 +212,7 @@ class AnalysisPrior(BaseEstimator):
     def _check_options(self) -> tuple[int, ...] | None:
         check_option(self.constraint, "constraint", CONSTRAINTS)
         check_lam(self.lam)
-        check_positive_int(self.n_iter, "n_iter", minimum=2)
+        check_positive_int(self.n_iter, "n_iter")
         check_positive_int(self.max_steps, "max_steps")
         check_scalar(self.tol, "tol", minimum=0)
         check_option(self.learn_steps, "learn_steps", (False, True))
@@ -320,7 +332,7 @@ class AnalysisPrior(BaseEstimator):
             raise ValueError(f"X: expected signals of shape {self.shape_} as in fit, got {shape}")
         steps = jnp.asarray(self.steps_, X.dtype)
         if n_iter is not None:
-            steps = jnp.ones(check_positive_int(n_iter, "n_iter", minimum=2), X.dtype)
+            steps = jnp.ones(check_positive_int(n_iter, "n_iter"), X.dtype)
         prior = () if self.constraint in FIXED else jnp.asarray(self.prior_, X.dtype)
         lip = _square(measurement, dtype=X.dtype)
         restored = _restore(X, prior, self.lam_, steps, measurement, lip, analysis=self._analysis(shape), shape=shape)
