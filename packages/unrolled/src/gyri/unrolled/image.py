@@ -132,8 +132,9 @@ def restore_image(
         1 where a pixel is valid; anything, NaN too, may stand elsewhere.
     method : {"conv", "patch", "analysis"}
         Convolutional atoms; a dictionary of all overlapping patches, each less its mean, whose reconstructions are
-        averaged (amid a hole wider than a patch a local mean of the valid pixels stands); or an analysis prior (3 x 3 filters with ``constraint="conv"`` by default; ``constraint="tv"``,
-        ``"haar"`` and ``"db4"`` are fixed priors to compare with).
+        averaged (amid a hole wider than a patch a local mean of the valid pixels stands); or an analysis prior (3 x 3
+        filters with ``constraint="conv"`` by default; ``constraint="tv"``, ``"haar"`` and ``"db4"`` are fixed priors to
+        compare with).
     patch_size : int
         Height and width of patches and convolutional atoms.
     n_components : int, optional
@@ -284,7 +285,7 @@ def _by_patches(
         max_iter=MAX_ITER,
     )  # fmt: skip
     # A patch without a valid pixel says nothing, and does not count.
-    informed = None if valid is None else valid.any(1)
+    informed = None if valid is None else valid.max(axis=1, keepdims=True)
     restored = average_patches(np.asarray(codes) @ model.components_ + mean, pixels.shape, size, informed)
     unseen = np.isnan(restored)
     return (np.where(unseen, local_mean(pixels, weights, size / 2), restored) if unseen.any() else restored), model

@@ -176,7 +176,8 @@ def descend(
 ) -> Outcome:
     """Descent with back-tracking on all data; with learned steps a second one, of prior and steps together.
 
-    Each takes `max_steps` at most. The data's leaves have an axis of chunks in front; each chunk is worked on by itself, so that memory is bounded.
+    Each takes `max_steps` at most. The data's leaves have an axis of chunks in front; each chunk is worked on by
+    itself, so that memory is bounded.
     """
     dtype = params.steps.dtype
     clock, step = Clock(), descent_step(task, learn_steps)
