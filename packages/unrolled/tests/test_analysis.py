@@ -130,6 +130,14 @@ def test_gradients_match_central_differences(x64):
     assert np.all(np.abs(jax.grad(loss, 1)(*at)) > 1e-12)
 
 
+def test_one_iteration_is_a_gradient_step(x64):
+    X = np.asarray(draw((4, 6)))
+    model = AnalysisPrior(8, n_iter=1, lam=0.1, learn_steps=False, **QUIET).fit(X)
+    expected = X / (0.5 + np.linalg.norm(model.prior_, 2) ** 2)
+    np.testing.assert_allclose(model.transform(X), expected, rtol=1e-6)
+    assert np.all(np.diff(model.history_["loss"]) < 0)
+
+
 # --- constraints ----------------------------------------------------------------------------------------------------
 
 
@@ -166,7 +174,7 @@ def test_constraints_hold_and_losses_fall(constraint, options):
     noisy = steps_of(0)[1]
     noisy = noisy if kernel is None else noisy[:, None] if kernel in (3, 4) else blocks(0)[1][None, None]
     model = AnalysisPrior(constraint=constraint, lam=0.05, **(QUIET | options)).fit(noisy)
-    assert np.all(np.diff(model.history_["loss"]) < 0) and model.n_steps_ == 6
+    assert np.all(np.diff(model.history_["loss"]) < 0) and model.n_steps_ == 12  # six of the prior, six with steps
     prior = model.prior_
     if constraint in ("unit", "untf"):
         np.testing.assert_allclose(np.linalg.norm(prior.reshape(len(prior), -1), axis=1), 1, atol=1e-6)
@@ -291,7 +299,8 @@ def test_it_is_an_estimator(tmp_path):
         ({"constraint": "conv", "kernel_shape": 9}, np.ones((2, 1, 8)), "kernel_shape: expected at most"),
         ({"kernel_shape": 0}, None, "kernel_shape: expected an integer >= 1"),
         ({"lam": -1}, None, "lam: expected a number > 0"),
-        ({"n_iter": 1}, None, "n_iter: expected an integer >= 2"),
+        ({"n_iter": 0}, None, "n_iter: expected an integer >= 1"),
+        ({"random_state": None}, None, "^random_state: expected an integer seed"),
         ({"max_steps": 0}, None, "max_steps: expected an integer >= 1"),
         ({"learn_steps": None}, None, "learn_steps: expected one of"),
         ({"n_components": 0}, None, "n_components: expected an integer >= 1"),
@@ -306,6 +315,23 @@ def test_it_is_an_estimator(tmp_path):
 def test_bad_input(options, X, message):
     with pytest.raises(ValueError, match=message):
         AnalysisPrior(**(QUIET | options)).fit(np.ones((2, 8)) if X is None else X)
+
+
+@pytest.mark.parametrize(
+    ("operator", "n"),
+    [(np.ones((8, 8)), 8), (np.ones((8, 9)), 20), (np.ones((20, 8, 9)), 20), (linalg.identity(8), 20), ("blur", 20)],
+)
+def test_an_operator_is_not_taken_for_labels(operator, n):
+    for y in (operator, np.ones((n, 8))):
+        with pytest.raises(ValueError, match=r"^y: expected None or labels.*operator="):
+            AnalysisPrior(**QUIET).fit(np.ones((n, 8)), y)
+
+
+def test_labels_of_a_pipeline_are_not_used():
+    X = np.random.default_rng(0).standard_normal((20, 8))
+    plain = AnalysisPrior(**QUIET).fit(X).prior_
+    for y in (np.arange(20), list("ab" * 10), np.ones((20, 1)), np.ones((20, 3))):
+        np.testing.assert_array_equal(AnalysisPrior(**QUIET).fit(X, y).prior_, plain)
 
 
 def test_bad_measurements():

@@ -76,6 +76,17 @@ def test_masks_operators_and_both(x64):
     np.testing.assert_allclose(sparse_code(Y, D, LAM, n_iter=6, operator=each, mask=some), both, atol=1e-12)
 
 
+@pytest.mark.parametrize("lipschitz", ["spectral", "frobenius"])
+def test_an_operator_that_sees_nothing_gives_codes_of_zeros(lipschitz):
+    X, D = (a.astype("f4") for a in problem())
+    each = np.random.default_rng(1).standard_normal((len(X), 6, 6)).astype("f4")
+    expected = sparse_code(X, D / 9, LAM / 9, operator=each, lipschitz=lipschitz)
+    each[2] = 0
+    codes = np.asarray(sparse_code(X, D / 9, LAM / 9, operator=each, lipschitz=lipschitz))
+    assert not codes[2].any() and codes.any(1).sum() == len(X) - 1
+    np.testing.assert_array_equal(np.delete(codes, 2, 0), np.delete(expected, 2, 0))
+
+
 def test_images_go_through_operators_of_two_axes(x64):
     X, D = np.random.default_rng(0).standard_normal((3, 20)), np.random.default_rng(1).standard_normal((6, 20))
     blur = linalg.convolution(np.ones((3, 3)) / 9, (4, 5), "same")

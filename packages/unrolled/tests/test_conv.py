@@ -204,6 +204,18 @@ def test_what_a_fit_gives_is_in_the_data_unit():
     np.testing.assert_allclose(np.linalg.norm(models[0].components_, axis=(1, 2)), 1, atol=1e-6)
 
 
+@pytest.mark.parametrize("loud", [0, 1])
+def test_a_ratio_is_of_all_samples(loud):
+    X = np.random.default_rng(0).standard_normal((2, 1, 300))
+    X[1 - loud] *= 1e-6
+    atoms = np.random.default_rng(1).standard_normal((2, 1, 10))
+    options = {"lam_is_ratio": True, "init": atoms, "window_length": 100, "epochs": 1, "iterations_per_epoch": 1}
+    model = ConvDictionaryLearning(2, 10, lam=0.3, **QUIET | options).fit(X)
+    # Twenty windows of 100 samples, spread over 600, leave no part out.
+    peaks = [np.abs(np.correlate(x, d / np.linalg.norm(d), "valid")).max() for x in X[:, 0] for d in atoms[:, 0]]
+    assert model.lam_ == pytest.approx(0.3 * max(peaks), rel=1e-4)
+
+
 def test_images_and_colours():
     rng = np.random.default_rng(0)
     image = fftconvolve(rng.standard_normal((3, 20, 22)) * (rng.random((3, 20, 22)) < 0.05), np.ones((1, 3, 3)))
@@ -228,6 +240,13 @@ def test_masked_samples_have_no_influence():
     assert np.isfinite(windows.fit(X, mask=mask).components_).all()
 
 
+def test_a_new_fit_forgets_factors_of_before():
+    X, _, _ = planted(1, 2, 300, 20)
+    model = ConvDictionaryLearning(2, 20, lam=1.0, rank1=True, **QUIET).fit(X)
+    model.set_params(rank1=False, n_components=3).fit(X)
+    assert not hasattr(model, "spatial_") and not hasattr(model, "temporal_") and len(model.components_) == 3
+
+
 def test_the_window_tapers_atoms():
     X, _, _ = planted(1, 2, 300, 20)
     init = np.random.default_rng(0).standard_normal((2, 2, 20))
@@ -240,7 +259,7 @@ def test_options_of_training():
     batches = np.stack([X[:, 100 * i : 100 * (i + 1)] for i in range(3)])
     options = {"estimator": "g1", "batch_size": 2, "epochs": 2, "lipschitz": "legacy"}
     model = ConvDictionaryLearning(2, 20, lam=1.0, **(QUIET | options)).fit(batches)
-    assert np.isfinite(model.components_).all() and model.history_["loss"].size == 2
+    assert np.isfinite(model.components_).all() and model.history_["loss"].size == 4
     model = ConvDictionaryLearning(2, 20, lam=1.0, window_length=50, epochs=1, **QUIET).fit(X)
     assert model.history_["loss"].size == 10 and model.get_params()["batch_size"] is None
 
@@ -280,7 +299,32 @@ def test_recordings_of_mne():
         ConvDictionaryLearning(2, (2, 2), **QUIET).fit(raw)
 
 
-@pytest.mark.parametrize("options", [{}, {"rank1": True, "window": "tukey", "kernel_shape": (20,)}])
+def test_bad_annotations_mask_epochs_as_they_do_recordings():
+    X = np.random.default_rng(0).standard_normal((2, 600))
+    raw = raw_of(X)
+    marks = mne.Annotations([0.3, 1.9, 3.004], [0.3, 0.3, 0.2], ["bad eye", "BAD_jump", "good"])
+    raw.set_annotations(marks)
+    whole = read_signals(raw, None, 1).mask[0]
+    events = np.array([[100, 0, 1], [200, 0, 1], [400, 0, 1]])
+    options = {"tmin": -0.5, "tmax": 0.49, "baseline": None, "reject_by_annotation": False, "preload": True}
+    epochs = mne.Epochs(raw, events, verbose="error", **options)
+    read = read_signals(epochs, None, 1)
+    np.testing.assert_array_equal(read.mask, [whole[:, n - 50 : n + 50] for n in (100, 200, 400)])
+    assert not read.mask.all((1, 2))[:2].any() and read.mask[2].all() and not read.X[read.mask == 0].any()
+    given = np.ones(read.mask.shape)
+    given[2, 0] = 0
+    np.testing.assert_array_equal(read_signals(epochs, given, 1).mask, given * read.mask)
+    assert read_signals(epochs[2], None, 1).mask is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"rank1": True, "window": "tukey", "kernel_shape": (20,)},
+        {"kernel_shape": (np.int64(20),), "n_iter": np.int64(5), "lam": np.float32(1), "random_state": np.int64(3)},
+    ],
+)
 def test_save_and_load(tmp_path, options):
     X, _, _ = planted(1, 2, 300, 20)
     model = ConvDictionaryLearning(**({"n_components": 2, "kernel_shape": 20, "lam": 1.0} | QUIET | options)).fit(X)
@@ -288,6 +332,8 @@ def test_save_and_load(tmp_path, options):
     model.save(path)
     again = ConvDictionaryLearning.load(path)
     assert again.get_params() == model.get_params()
+    kept = [again.n_iter, again.lam, again.random_state, *np.atleast_1d(np.array(again.kernel_shape, object))]
+    assert list(map(type, kept)) == [int, float, int, int]
     np.testing.assert_array_equal(again.transform(X), model.transform(X))
     assert again.score(X) == model.score(X) and again.info_ is None
     path.write_bytes(path.read_bytes()[:-50])

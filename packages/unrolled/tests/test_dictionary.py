@@ -101,7 +101,8 @@ def test_learned_steps_beat_fixed_ones(data):
     assert np.all(learned.steps_ >= 1e-3) and np.abs(learned.steps_ - 1).max() > 0.1
     assert learned.score(X) == pytest.approx(-learned.history_["loss"][-1] / 300, rel=1e-4)
     short = DictionaryLearning(12, learn_steps=True, **(options | {"max_steps": 2})).fit(X)
-    np.testing.assert_array_equal(short.steps_, 1)  # no step was left for the second descent
+    assert short.n_steps_ == 4 and short.history_["loss"].size == 5 and np.abs(short.steps_ - 1).max() > 1e-3
+    assert np.all(np.diff(short.history_["loss"]) < 0) and np.all(np.diff(short.history_["time"]) >= 0)
 
 
 def test_chunks_change_nothing_but_rounding(data, x64, monkeypatch):
@@ -113,6 +114,16 @@ def test_chunks_change_nothing_but_rounding(data, x64, monkeypatch):
     assert chunks[0].shape == (6, 50, 10)
     ragged = optim.split_rows(jnp.asarray(X[:299]), 2000)
     assert ragged.shape == (6, 50, 10) and not np.asarray(ragged[-1, -1]).any()
+    np.testing.assert_allclose(make().components_, whole.components_, atol=1e-10)
+
+
+def test_rows_that_fill_a_chunk_up_have_no_influence(data, x64, monkeypatch):
+    X, _, D0 = (np.asarray(a, float) for a in data)
+    each = np.random.default_rng(0).standard_normal((299, 7, 10)) / 3
+    Y = np.einsum("tij,tj->ti", each, X[:299])
+    make = lambda: DictionaryLearning(12, init=D0, verbose=False, max_steps=3).fit(Y, operator=each)
+    whole = make()
+    monkeypatch.setattr(optim, "CACHE_BYTES", 100_000)  # 8 samples a chunk: 38 chunks, 5 rows too many
     np.testing.assert_allclose(make().components_, whole.components_, atol=1e-10)
 
 
@@ -191,6 +202,15 @@ def test_an_epoch_sees_every_sample_once():
     drawn = [np.asarray(sampler.draw(jax.random.key(1), order, j, jnp.arange(12))) for j in range(3)]
     assert sorted(np.concatenate(drawn)) == list(range(12))
     assert np.any(np.concatenate(drawn) != np.arange(12))
+
+
+def test_an_epoch_leaves_no_sample_out(data):
+    sampler = optim.Sampler(9, 5, None)
+    order = sampler.order(jax.random.key(0))
+    drawn = [np.asarray(sampler.draw(jax.random.key(1), order, j, jnp.arange(9))) for j in range(2)]
+    assert set(np.concatenate(drawn)) == set(range(9))
+    model = DictionaryLearning(12, batch_size=200, epochs=3, n_iter=2, verbose=False).fit(data[0])
+    assert model.history_["loss"].size == 6
 
 
 def test_windows_are_cut_uniformly():
@@ -373,7 +393,9 @@ def test_the_import_is_light():
         ({"init": np.ones((12, 9))}, r"init: expected shape \(12, 10\)"),
         ({"init": "data", "n_components": 400}, "init: expected at least 400 samples"),
         ({"optimizer": "adam"}, "optimizer: expected an optax.GradientTransformation"),
-        ({"random_state": -1}, "key: expected an integer seed"),
+        ({"random_state": -1}, "^random_state: expected an integer seed"),
+        ({"random_state": None}, "^random_state: expected an integer seed"),
+        ({"random_state": np.random.RandomState(0)}, "^random_state: expected an integer seed"),
     ],
 )
 def test_bad_options(data, options, message):

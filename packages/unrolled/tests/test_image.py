@@ -85,6 +85,27 @@ def test_missing_pixels_are_filled_in(method):
     np.testing.assert_array_equal(restore_image(other, mask=mask, method=method, lam=0.02, **FAST[method])[0], restored)
 
 
+@pytest.mark.parametrize("shape", [(24, 26), (24, 26, 3)])
+def test_holes_wider_than_a_patch_take_what_surrounds_them(shape):
+    mask = np.ones(shape[:2])
+    mask[6:18, 5:19] = 0  # patches of 4: most see nothing, and the middle is seen by none
+    restored, _ = restore_image(np.full(shape, 0.8), mask=mask, method="patch", patch_size=4, n_components=4, epochs=1)
+    np.testing.assert_allclose(restored, 0.8, atol=1e-3)
+
+
+def test_averages_leave_out_patches_that_do_not_count():
+    patches = extract_patches(np.arange(12.0).reshape(3, 4), 2)
+    patches[2] = 99
+    found = average_patches(patches, (3, 4), 2, np.arange(6) != 2)
+    np.testing.assert_array_equal(found, [[0, 1, 2, np.nan], [4, 5, 6, 7], [8, 9, 10, 11]])
+
+
+def test_patches_of_a_small_image_are_atoms_enough():
+    image = np.random.default_rng(0).random((12, 12))
+    restored, model = restore_image(image, method="patch", epochs=1)  # 9 patches
+    assert restored.shape == image.shape and len(model.components_) == 9
+
+
 @pytest.mark.parametrize("method", FAST)
 def test_colours(method):
     image = np.stack([blocks(1, 16), blocks(2, 16), blocks(1, 16)], -1)

@@ -11,10 +11,10 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from gyri.numerics import LinearOperator
-from gyri.numerics.validation import as_key, check_array, check_option, check_positive_int, check_scalar
+from gyri.numerics.validation import check_array, check_option, check_positive_int, check_scalar
 
 from .coding import Measurement, check_lam, check_mask, check_measurement
-from .dictionary import load_model, save_model, warn_if_interrupted
+from .dictionary import check_random_state, load_model, save_model, warn_if_interrupted
 from .optim import Params, Task, descend, first_value, split_rows
 from .priors import (
     BANK,
@@ -59,6 +59,17 @@ _restore = jax.jit(restore, static_argnames=("analysis", "shape"))
 _square = jax.jit(operator_square, static_argnames="dtype")
 
 
+def _check_labels(y: Any, shape: tuple[int, ...]) -> None:
+    """Check that what stands in the place of labels is no operator or mask, which would be ignored without a word."""
+    got = np.shape(y)
+    labels = len(got) == 1 or (len(got) == 2 and got != shape and shape[0] == got[0] != shape[1])
+    if isinstance(y, LinearOperator) or not (y is None or labels):
+        raise ValueError(
+            f"y: expected None or labels, one a sample (they are not used), got shape {got}; "
+            "name an operator or a mask: operator=..., mask=..."
+        )
+
+
 class AnalysisPrior(BaseEstimator):
     r"""Learn filters of which clean signals have few large responses, from noisy or incomplete signals alone.
 
@@ -79,11 +90,11 @@ class AnalysisPrior(BaseEstimator):
     lam : float
         Penalty, positive, in the unit of the signals.
     n_iter : int
-        Iterations N, at least 2.
+        Iterations N.
     learn_steps : bool
         Learn the steps of the dual variable as well, once the prior has come to rest.
     max_steps : int
-        Most steps of the descent.
+        Most steps of the descent, and as many again with `learn_steps`.
     tol : float
         It ends when a step gains at most this, relative to the loss.
     init : array-like, of the prior's shape, optional
@@ -154,8 +165,8 @@ class AnalysisPrior(BaseEstimator):
         ----------
         X : array-like, shape (n_samples, n_observed), or (n_samples, n_channels, ...) with filters
             What was observed; each channel goes through the same filters.
-        y : object
-            Not used.
+        y : array-like, shape (n_samples,) or (n_samples, n_outputs), optional
+            Labels, as a pipeline may pass them; not used.
         operator : array-like or LinearOperator, optional
             What the signals were measured with, see `sparse_code`; with filters a LinearOperator on the axes of space.
         mask : array-like, of the shape of `X`, optional
@@ -173,6 +184,7 @@ class AnalysisPrior(BaseEstimator):
         """
         kernel = self._check_options()
         X, measurement, shape = self._read(X, operator, mask, kernel)
+        _check_labels(y, X.shape)
         analysis = self._analysis(shape)
         prior = self._start(shape, kernel, X.dtype)
         lip = _square(measurement._replace(squares=None), dtype=X.dtype)
@@ -200,7 +212,7 @@ class AnalysisPrior(BaseEstimator):
     def _check_options(self) -> tuple[int, ...] | None:
         check_option(self.constraint, "constraint", CONSTRAINTS)
         check_lam(self.lam)
-        check_positive_int(self.n_iter, "n_iter", minimum=2)
+        check_positive_int(self.n_iter, "n_iter")
         check_positive_int(self.max_steps, "max_steps")
         check_scalar(self.tol, "tol", minimum=0)
         check_option(self.learn_steps, "learn_steps", (False, True))
@@ -267,7 +279,7 @@ class AnalysisPrior(BaseEstimator):
         default = shape[0] if kernel is None else 2
         n = default if self.n_components is None else int(self.n_components)
         full = (n, *(shape if kernel is None else kernel))
-        noise = jax.random.normal(as_key(self.random_state), full, dtype)
+        noise = jax.random.normal(check_random_state(self.random_state), full, dtype)
         prior = noise if self.init is None else jnp.asarray(check_array(self.init, "init", shape=full), dtype)
         if self.constraint != "untf":
             return project(prior, self.constraint)
@@ -320,7 +332,7 @@ class AnalysisPrior(BaseEstimator):
             raise ValueError(f"X: expected signals of shape {self.shape_} as in fit, got {shape}")
         steps = jnp.asarray(self.steps_, X.dtype)
         if n_iter is not None:
-            steps = jnp.ones(check_positive_int(n_iter, "n_iter", minimum=2), X.dtype)
+            steps = jnp.ones(check_positive_int(n_iter, "n_iter"), X.dtype)
         prior = () if self.constraint in FIXED else jnp.asarray(self.prior_, X.dtype)
         lip = _square(measurement, dtype=X.dtype)
         restored = _restore(X, prior, self.lam_, steps, measurement, lip, analysis=self._analysis(shape), shape=shape)

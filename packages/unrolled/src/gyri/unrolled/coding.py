@@ -151,9 +151,9 @@ def lipschitz_constant(effective: Array, measurement: Measurement, kind: str) ->
         value = jnp.linalg.eigvalsh(gram, symmetrize_input=False)[-1]
     else:
         value = 1.02 * jnp.square(operator_norm(E))  # power iteration ends below the norm
-    # A dictionary of zeros has codes of zeros at any step size.
-    value = jnp.where(value > 0, value, 1).astype(E.dtype)
-    return value if measurement.squares is None else value * measurement.squares
+    value = value.astype(E.dtype) if measurement.squares is None else value.astype(E.dtype) * measurement.squares
+    # Behind zeros (dictionary, operator, rows that fill a chunk up) codes are zeros at any step size.
+    return jnp.where(value > jnp.finfo(value.dtype).tiny, value, 1)
 
 
 def spectral_squares(matrices: Array) -> Array:

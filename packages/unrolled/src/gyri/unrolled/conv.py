@@ -79,7 +79,8 @@ class ConvDictionaryLearning(TrainingOptions, BaseEstimator):
     lam : float
         Penalty, in the data's unit, or relative with `lam_is_ratio`.
     lam_is_ratio : bool
-        `lam` multiplies the largest absolute correlation of the first atoms with the data (of the first minibatch).
+        `lam` multiplies the largest absolute correlation of the first atoms with the data (with `window_length`: with
+        as many windows as a minibatch has, spread evenly over all samples).
     rank1 : bool
         Atoms are a topography times a waveform, each of norm 1 (one axis of time).
     window : {None, "tukey"}
@@ -93,7 +94,7 @@ class ConvDictionaryLearning(TrainingOptions, BaseEstimator):
     batch_size : int, optional
         Signals, or windows, a minibatch; None: all signals at once, 20 windows.
     iterations_per_epoch : int, optional
-        Minibatches an epoch: by default as many as the signals fill, 10 of windows.
+        Minibatches an epoch: by default as many as it takes to see all signals, 10 of windows.
     init : {None, "data", "random"} or array-like, shape (n_components, n_channels, ...)
         Start: pieces of the data (the default), normal noise, or given.
     window_length : int, optional
@@ -224,7 +225,7 @@ class ConvDictionaryLearning(TrainingOptions, BaseEstimator):
         batch = _BATCH if self.batch_size is None and self.window_length is not None else self.batch_size
         task = conv_task(self.estimator, self.algorithm, self.lipschitz, self.backprop_depth)
         constants = jnp.asarray(lam, data[0].dtype), window
-        row_bytes = memory_of(data[0].shape, int(self.n_components), self.n_iter, data[0].dtype.itemsize)
+        row_bytes = memory_of(data[0].shape, int(self.n_components), int(self.n_iter), data[0].dtype.itemsize)
         # scikit-learn asks that parameters stay as they were given: the default for windows is set on a copy.
         trainer = self if batch == self.batch_size else self._copy(batch)
         outcome = trainer._train(
@@ -291,20 +292,25 @@ class ConvDictionaryLearning(TrainingOptions, BaseEstimator):
 
     def _level(self, atoms: Any, data: tuple[Array, Any], scale: float) -> float:
         """The penalty for data divided by their standard deviation."""
+        lam = float(self.lam)
         if not self.lam_is_ratio:
-            return self.lam / scale
+            return lam / scale
         X = data[0]
         if self.window_length is not None:
-            # As many windows as a minibatch has, evenly spaced: no key is spent, and no draw can miss all events.
-            n = self.batch_size or _BATCH
-            starts = np.linspace(0, X.shape[-1] - self.window_length, n).astype(int)
-            X = jnp.concatenate([X[:1, :, start : start + self.window_length] for start in starts])
+            # As many windows as a minibatch has, evenly spaced over all samples: no key is spent, and no draw can miss
+            # all events.
+            n, n_starts = self.batch_size or _BATCH, X.shape[-1] - self.window_length + 1
+            places = np.linspace(0, len(X) * n_starts - 1, n).astype(int)
+            windows = [X[i, :, start : start + self.window_length] for i, start in zip(*divmod(places, n_starts))]
+            X = jnp.stack(windows)
         peak = float(_peak(atoms, X))
-        return self.lam * (peak if peak > 0 else 1.0)
+        return lam * (peak if peak > 0 else 1.0)
 
     def _keep(self, outcome: Outcome, window: Array | None) -> None:
         atoms = windowed(outcome.params.prior, window)
         self.components_ = np.asarray(full_atoms(atoms))
+        for name in ("spatial_", "temporal_"):  # of a fit before
+            self.__dict__.pop(name, None)
         if self.rank1:
             self.spatial_, self.temporal_ = np.asarray(atoms.spatial), np.asarray(atoms.temporal)
         self.steps_ = np.asarray(outcome.params.steps)

@@ -62,6 +62,14 @@ def warn_if_interrupted(outcome: Outcome) -> None:
         warnings.warn(f"interrupted after {outcome.history['loss'].size} steps", stacklevel=3)
 
 
+def check_random_state(random_state: Any) -> Array:
+    """Key of a seed or key that the user knows as `random_state`."""
+    try:
+        return as_key(random_state)
+    except ValueError as error:
+        raise ValueError(str(error).replace("key:", "random_state:", 1)) from None
+
+
 class TrainingOptions:
     """Checks of the options that the estimators of dictionaries share; a mixin."""
 
@@ -114,7 +122,7 @@ class TrainingOptions:
             batch, per_epoch, epochs = n_samples, 1, self.max_steps
         else:
             batch = self.batch_size if window is not None else min(self.batch_size, n_samples)
-            per_epoch, epochs = default_per_epoch or max(1, n_samples // batch), self.epochs
+            per_epoch, epochs = default_per_epoch or -(-n_samples // batch), self.epochs
             per_epoch = self.iterations_per_epoch or per_epoch
         return train_stochastically(
             task, params, data, constants, Sampler(n_samples, batch, window), key=self._key(1),
@@ -124,7 +132,7 @@ class TrainingOptions:
 
     def _key(self, stream: int) -> Array:
         """Key of one use of randomness."""
-        return jax.random.fold_in(as_key(getattr(self, "random_state", 0)), stream)
+        return jax.random.fold_in(check_random_state(getattr(self, "random_state", 0)), stream)
 
 
 class DictionaryLearning(TrainingOptions, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -155,11 +163,11 @@ class DictionaryLearning(TrainingOptions, ClassNamePrefixFeaturesOutMixin, Trans
     batch_size : int, optional
         Samples a minibatch, for a stochastic line search; None: descent with back-tracking on all samples.
     max_steps : int
-        Most steps of the descent on all samples.
+        Most steps of the descent on all samples, and as many again with `learn_steps`.
     epochs : int
         Passes over the data with minibatches, and as many again with `learn_steps`.
     iterations_per_epoch : int, optional
-        Minibatches an epoch; by default as many as the data fill.
+        Minibatches an epoch; by default as many as it takes to see all samples.
     tol : float
         The descent ends when a step gains at most this, relative to the loss.
     init : {None, "random", "data"} or array-like, shape (n_components, n_features)
@@ -474,6 +482,7 @@ def save_model(model: Any, path: Any, kind: str, arrays: tuple[str, ...], scalar
     """Write an estimator: options and numbers as text, arrays (of options too) as arrays."""
     options = model.get_params(deep=False)
     options.pop("optimizer", None)
+    options = {name: _as_python(value) for name, value in options.items()}
     # Arrays, PRNG keys and numbers keep their types among the arrays; texts and None go into the header.
     words = {name: value for name, value in options.items() if value is None or isinstance(value, str | bool | tuple)}
     tree = {
@@ -484,6 +493,13 @@ def save_model(model: Any, path: Any, kind: str, arrays: tuple[str, ...], scalar
     fitted = {name: plain(getattr(model, name)) for name in scalars if hasattr(model, name)}
     meta = {"options": {name: plain(value) for name, value in words.items()}, "fitted": fitted}
     save_pytree(path, tree, kind=kind, meta=meta)
+
+
+def _as_python(value: Any) -> Any:
+    """NumPy's numbers as Python's, in tuples and lists too; arrays and all else as they are."""
+    if isinstance(value, tuple | list):
+        return type(value)(map(_as_python, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def load_model(cls: type, path: Any, kind: str, **options: Any) -> Any:

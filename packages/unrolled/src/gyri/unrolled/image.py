@@ -39,8 +39,12 @@ def extract_patches(image: np.ndarray, size: int) -> np.ndarray:
     return windows.reshape(windows.shape[0] * windows.shape[1], -1)
 
 
-def average_patches(patches: np.ndarray, shape: tuple[int, ...], size: int) -> np.ndarray:
+def average_patches(
+    patches: np.ndarray, shape: tuple[int, ...], size: int, weights: np.ndarray | None = None
+) -> np.ndarray:
     """Image of a shape whose overlapping patches are averaged, one shifted sum a patch's entry.
+
+    Each patch counts by its weight, 1 by default; a pixel whose patches all have weight 0 is NaN.
 
     Examples
     --------
@@ -49,13 +53,15 @@ def average_patches(patches: np.ndarray, shape: tuple[int, ...], size: int) -> n
            [3., 4., 5.]])
     """
     rows, columns = shape[0] - size + 1, shape[1] - size + 1
+    weights = np.ones(len(patches)) if weights is None else weights
+    weights = weights.astype(patches.dtype).reshape(rows, columns, *[1] * (len(shape) - 2))
     values = patches.reshape(rows, columns, size, size, *shape[2:])
-    total, count = np.zeros(shape, patches.dtype), np.zeros(shape[:2], patches.dtype)
+    total, count = np.zeros(shape, patches.dtype), np.zeros((*shape[:2], *weights.shape[2:]), patches.dtype)
     for i in range(size):
         for j in range(size):
-            total[i : i + rows, j : j + columns] += values[:, :, i, j]
-            count[i : i + rows, j : j + columns] += 1
-    return total / count.reshape(*count.shape, *[1] * (len(shape) - 2))
+            total[i : i + rows, j : j + columns] += weights * values[:, :, i, j]
+            count[i : i + rows, j : j + columns] += weights
+    return total / np.where(count > 0, count, np.nan)
 
 
 def centre_patches(patches: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -126,12 +132,13 @@ def restore_image(
         1 where a pixel is valid; anything, NaN too, may stand elsewhere.
     method : {"conv", "patch", "analysis"}
         Convolutional atoms; a dictionary of all overlapping patches, each less its mean, whose reconstructions are
-        averaged; or an analysis prior (3 x 3 filters with ``constraint="conv"`` by default; ``constraint="tv"``,
-        ``"haar"`` and ``"db4"`` are fixed priors to compare with).
+        averaged (amid a hole wider than a patch a local mean of the valid pixels stands); or an analysis prior (3 x 3
+        filters with ``constraint="conv"`` by default; ``constraint="tv"``, ``"haar"`` and ``"db4"`` are fixed priors to
+        compare with).
     patch_size : int
         Height and width of patches and convolutional atoms.
     n_components : int, optional
-        Number of atoms or filters: 16, 128 and 2 for the three methods.
+        Number of atoms or filters: 16, 128 (or one a patch of a small image) and 2 for the three methods.
     lam : float
         Penalty, positive: larger for more noise.
     n_iter : int
@@ -267,17 +274,21 @@ def _by_patches(
 ) -> tuple[np.ndarray, "DictionaryLearning"]:
     from .dictionary import DictionaryLearning
 
-    n = _ATOMS["patch"] if n_components is None else n_components
     mask = _mask_of(pixels, weights)
     valid = None if mask is None else extract_patches(mask, size)
     patches, mean = centre_patches(extract_patches(pixels, size), valid)
+    n = min(_ATOMS["patch"], len(patches)) if n_components is None else n_components
     model = DictionaryLearning(n, **(_PATCH_OPTIONS | options)).fit(patches, mask=valid)
     X = jnp.asarray(patches)
     codes = solve_codes(
         X, jnp.asarray(model.components_), model.lam_, None if valid is None else jnp.asarray(valid, X.dtype), TOL,
         max_iter=MAX_ITER,
     )  # fmt: skip
-    return average_patches(np.asarray(codes) @ model.components_ + mean, pixels.shape, size), model
+    # A patch without a valid pixel says nothing, and does not count.
+    informed = None if valid is None else valid.max(axis=1, keepdims=True)
+    restored = average_patches(np.asarray(codes) @ model.components_ + mean, pixels.shape, size, informed)
+    unseen = np.isnan(restored)
+    return (np.where(unseen, local_mean(pixels, weights, size / 2), restored) if unseen.any() else restored), model
 
 
 def _by_analysis(

@@ -176,13 +176,14 @@ def descend(
 ) -> Outcome:
     """Descent with back-tracking on all data; with learned steps a second one, of prior and steps together.
 
-    The data's leaves have an axis of chunks in front; each chunk is worked on by itself, so that memory is bounded.
+    Each takes `max_steps` at most. The data's leaves have an axis of chunks in front; each chunk is worked on by
+    itself, so that memory is bounded.
     """
     dtype = params.steps.dtype
     clock, step = Clock(), descent_step(task, learn_steps)
     losses: list[np.ndarray] = []
     sizes: list[np.ndarray] = []
-    n_done, interrupted = 0, False
+    interrupted = False
     for free in (0.0, 1.0) if learn_steps else (0.0,):
         first = first_value(task)(params, data, constants)
         if not losses:
@@ -192,7 +193,7 @@ def descend(
         state = DescentState(params, first, jnp.asarray(0.5, first.dtype), jnp.zeros((), bool))
         start = Start(jnp.asarray(free, dtype), jnp.asarray(tol, first.dtype))
         state, out = scan_chunks(
-            step, state, max_steps - n_done, args=(data, constants, start), chunk=CHUNK, desc="fit",
+            step, state, max_steps, args=(data, constants, start), chunk=CHUNK, desc="fit",
             progress=progress, stop=is_done, callback=clock,
         )  # fmt: skip
         params = state.x
@@ -201,9 +202,8 @@ def descend(
         unseen = sum(map(len, losses)) - sum(map(len, clock.seconds))
         if unseen:  # Ctrl-C came after a chunk and before the clock was told of it
             clock.seconds.append(np.full(unseen, time.perf_counter() - clock.start))
-        n_done += int((out["step"] > 0).sum())
-        interrupted = not bool(state.done) and n_done < max_steps
-        if interrupted or n_done >= max_steps:
+        interrupted = not bool(state.done) and len(out["step"]) < max_steps
+        if interrupted:
             break
     history = {"loss": losses, "step": sizes, "time": clock.seconds}
     joined = {name: np.concatenate(parts).astype(float) for name, parts in history.items()}

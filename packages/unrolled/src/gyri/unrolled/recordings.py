@@ -50,8 +50,8 @@ def read_signals(X: Any, mask: Any, n_axes: int) -> Signals:
     X : array-like of shape (n_samples, n_channels, ...) or (n_channels, ...), mne.io.BaseRaw or mne.BaseEpochs
         Signals with `n_axes` axes of space; without an axis of samples they are one.
     mask : array-like of the same shape, or None
-        1 where observed; elsewhere anything may stand, NaN too. Of recordings, what annotations that begin with "bad"
-        cover is masked as well.
+        1 where observed; elsewhere anything may stand, NaN too. Of MNE objects, what annotations that begin with
+        "bad" cover is masked as well.
     n_axes : int
         Number of axes of space.
 
@@ -104,9 +104,21 @@ def _read_mne(inst: Any) -> tuple[np.ndarray, np.ndarray | None, Any]:
         found = "none" if not kinds else ", ".join(sorted(kinds))
         raise ValueError(f"X: expected data channels of one kind, such as after X.pick('grad'), got {found}")
     info = mne.pick_info(inst.info, picks)
+    # Samples that annotations call bad become NaN.
     if isinstance(inst, mne.BaseEpochs):
-        return np.asarray(inst.get_data(picks=picks, copy=True)), None, info
-    # Samples that annotations call bad come back as NaN.
-    data = inst.get_data(picks=picks, reject_by_annotation="NaN", verbose="error")
+        data = np.where(_annotated(inst)[:, None], np.nan, inst.get_data(picks=picks, copy=True))
+    else:
+        data = inst.get_data(picks=picks, reject_by_annotation="NaN", verbose="error")
     bad = np.isnan(data)
     return np.where(bad, 0, data), (None if not bad.any() else (~bad).astype(float)), info
+
+
+def _annotated(epochs: Any) -> np.ndarray:
+    """Where annotations call epochs bad, (n_epochs, n_times); the samples are those that MNE rejects of recordings."""
+    half, times = 0.5 / epochs.info["sfreq"], epochs.times
+    bad = np.zeros((len(epochs), len(times)), bool)
+    for row, annotations in zip(bad, epochs.get_annotations_per_epoch(), strict=True):
+        for onset, duration, description, *_ in annotations:
+            if description.lower().startswith("bad"):
+                row[(times > onset - half) & (times < onset + duration - half)] = True
+    return bad
