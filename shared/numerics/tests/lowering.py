@@ -147,6 +147,7 @@ HOST_SIDE = {
     "gyri.numerics.eeg.standard_positions": "reads MNE-Python's templates",
     "gyri.numerics.transform.eeg_transforms": "builds a tuple of functions",
     "gyri.numerics.csc.align_atoms": "assigns atoms on the host, by SciPy",
+    "gyri.numerics.io.as_python": "gives Python numbers",
     "gyri.numerics.io.save_pytree": "writes a file",
     "gyri.numerics.io.load_pytree": "reads a file",
     "gyri.numerics.loops.progress_bar": "writes to the terminal",

@@ -201,7 +201,7 @@ class AugNetClassifier(ClassifierMixin, BaseEstimator):
         n_epochs = check_positive_int(self.n_epochs, "n_epochs")
         rates = self._rates()
         X = self._check_data(X)
-        key = as_key(self.random_state)
+        key = as_key(self.random_state, "random_state")
         model = self._build(X)
         labels = self._check_labels(y, X, self._n_outputs(model, X))
         self.input_shape_, self.n_features_in_ = X.shape[1:], X[0].size
@@ -315,7 +315,7 @@ class AugNetClassifier(ClassifierMixin, BaseEstimator):
         return predict(self.model_, X, self._key(0) if key is None else as_key(key), size)
 
     def _key(self, purpose: int) -> Key[Array, ""]:
-        return jax.random.fold_in(jax.random.fold_in(as_key(self.random_state), 2**31 - 1), purpose)
+        return jax.random.fold_in(jax.random.fold_in(as_key(self.random_state, "random_state"), 2**31 - 1), purpose)
 
     def _check_fitted(self, X: Any) -> Any:
         check_is_fitted(self)
@@ -402,7 +402,7 @@ class AugNetClassifier(ClassifierMixin, BaseEstimator):
         if isinstance(trunk, nnx.Module):
             trunk = nnx.clone(trunk)
         elif callable(trunk):
-            trunk = trunk(nnx.Rngs(jax.random.fold_in(as_key(self.random_state), 2**31 - 2)))
+            trunk = trunk(nnx.Rngs(jax.random.fold_in(as_key(self.random_state, "random_state"), 2**31 - 2)))
         if not isinstance(trunk, nnx.Module):
             raise ValueError(f"trunk: expected an nnx.Module or a function of nnx.Rngs that makes one, got {trunk!r}")
         dtype = jnp.result_type(jnp.asarray(X[:1]))
@@ -449,7 +449,7 @@ class AugNetClassifier(ClassifierMixin, BaseEstimator):
             "input_shape": list(self.input_shape_),
         }
         state = jax.tree.leaves(nnx.state(self.model_))
-        tree = {"state": state, "history": self.history_, "key": as_key(self.random_state)}
+        tree = {"state": state, "history": self.history_, "key": as_key(self.random_state, "random_state")}
         save_pytree(path, tree, kind=_KIND, meta=meta)
 
     @classmethod

@@ -3,11 +3,10 @@
 import os
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gyri.numerics.io import load_pytree, save_pytree
+from gyri.numerics.io import as_python, load_pytree, save_pytree
 from gyri.numerics.transform import Transform, eeg_transforms
 
 from ._version import __version__
@@ -69,18 +68,6 @@ class MissingNetwork:
         return "<a custom network>"
 
 
-def plain(value: Any) -> Any:
-    """A number without axes as one of Python, anything else as it is.
-
-    Examples
-    --------
-    >>> plain(np.int64(8)), plain(np.array(0.5)), plain([1, 2])
-    (8, 0.5, [1, 2])
-    """
-    number = isinstance(value, np.generic | np.ndarray | jax.Array) and not np.ndim(value)
-    return value.item() if number and not jnp.issubdtype(value.dtype, jax.dtypes.prng_key) else value
-
-
 def restore_transforms(
     described: list[dict[str, Any]], given: Any, sfreq: float, ch_names: tuple[str, ...] | None
 ) -> tuple[Transform, ...]:
@@ -107,7 +94,7 @@ def save_search(path: str | os.PathLike, search: Any) -> None:
     options = search.get_params(deep=False)
     for code in ("network", "transforms"):
         options.pop(code)
-    options = {name: plain(value) for name, value in options.items()}
+    options = as_python(options)
     is_word = lambda value: value is None or isinstance(value, bool | int | float | str)
     arrays = {name: value for name, value in options.items() if not is_word(value)}
     words = {name: value for name, value in options.items() if is_word(value)}

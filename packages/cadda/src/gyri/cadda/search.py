@@ -282,7 +282,7 @@ class PolicySearch(BaseEstimator):
 
     def _key(self, stream: int) -> Array:
         """Key of one use of randomness."""
-        return jax.random.fold_in(as_key(self.random_state), stream)
+        return jax.random.fold_in(as_key(self.random_state, "random_state"), stream)
 
     def _seed(self, stream: int) -> np.ndarray:
         return np.asarray(jax.random.key_data(self._key(stream)))

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from gyri.numerics.csc import conv_synthesis, rank1_from_full
-from gyri.numerics.io import load_pytree, save_pytree
+from gyri.numerics.io import as_python, load_pytree, save_pytree
 from gyri.numerics.validation import as_key, check_array, check_option, check_positive_int, check_scalar
 
 from . import algorithms, plot
@@ -218,7 +218,11 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
         """
         recording = read_recording(X, mask, picks)
         sfreq = self._find_sfreq(recording)
-        plan, levels, key = self._plan(recording, sfreq), self._levels(recording), self._key()
+        plan, levels, key = (
+            self._plan(recording, sfreq),
+            self._levels(recording),
+            as_key(self.random_state, "random_state"),
+        )
         if plan.algorithm == "online" and plan.window_length < 3 * plan.n_times_atom:
             needed, n_times = f"{3 * plan.n_times_atom} samples, three atoms", recording.data.shape[-1]
             raise ValueError(f"X: expected at least {needed}, for algorithm='online', got {n_times}")
@@ -296,12 +300,6 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
             positive=bool(self.positive),
             unbiased=bool(self.unbiased),
         )
-
-    def _key(self) -> Any:
-        try:
-            return as_key(self.random_state)
-        except ValueError as error:
-            raise ValueError(f"random_state{str(error).removeprefix('key')}") from None
 
     def _levels(self, recording: Recording) -> algorithms.Levels:
         eps = self.eps
@@ -507,7 +505,8 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
     def save(self, path: Any) -> None:
         """Write the fitted model to one file (no pickle), exactly at `path`; a callback is not written."""
         check_is_fitted(self)
-        options = {name: _plain(value) for name, value in self.get_params(deep=False).items() if name != "callback"}
+        options = as_python(self.get_params(deep=False))
+        del options["callback"]
         arrays = {name: options.pop(name) for name in ("init", "window", "random_state") if _is_array(options[name])}
         fitted = {name: getattr(self, name) for name in _ARRAYS if hasattr(self, name)}
         scalars = {name: getattr(self, name) for name in _SCALARS}
@@ -773,14 +772,6 @@ class Problem(NamedTuple):
     mu: float | None
     fixed: Any
     penalty: float
-
-
-def _plain(value: Any) -> Any:
-    """Scalars of NumPy and JAX as Python's; anything else, and a key, as it is."""
-    if isinstance(value, np.generic):
-        return value.item()
-    scalar = isinstance(value, (np.ndarray, jax.Array)) and value.ndim == 0
-    return value.item() if scalar and not jnp.issubdtype(value.dtype, jax.dtypes.prng_key) else value
 
 
 def _is_array(value: Any) -> bool:

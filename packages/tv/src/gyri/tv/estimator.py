@@ -148,7 +148,7 @@ class LearnedTV(BaseEstimator):
         data = Data(x, jnp.full((len(x), 1), lam, x.dtype), jax.jit(constants_of)(matrix))
         trained = train(
             params, data, stages(self.schedule, n_layers, int(self.max_iter)), network=self.network,
-            n_inner=n_inner, optimizer=self.optimizer, batch_size=self.batch_size, key=as_key(self.seed),
+            n_inner=n_inner, optimizer=self.optimizer, batch_size=self.batch_size, key=as_key(self.seed, "seed"),
             progress=bool(self.verbose),
         )  # fmt: skip
         if trained.interrupted:

@@ -11,10 +11,10 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from gyri.numerics import LinearOperator
-from gyri.numerics.validation import check_array, check_option, check_positive_int, check_scalar
+from gyri.numerics.validation import as_key, check_array, check_option, check_positive_int, check_scalar
 
 from .coding import Measurement, check_lam, check_mask, check_measurement
-from .dictionary import check_random_state, load_model, save_model, warn_if_interrupted
+from .dictionary import load_model, save_model, warn_if_interrupted
 from .optim import Params, Task, descend, first_value, split_rows
 from .priors import (
     BANK,
@@ -279,7 +279,7 @@ class AnalysisPrior(BaseEstimator):
         default = shape[0] if kernel is None else 2
         n = default if self.n_components is None else int(self.n_components)
         full = (n, *(shape if kernel is None else kernel))
-        noise = jax.random.normal(check_random_state(self.random_state), full, dtype)
+        noise = jax.random.normal(as_key(self.random_state, "random_state"), full, dtype)
         prior = noise if self.init is None else jnp.asarray(check_array(self.init, "init", shape=full), dtype)
         if self.constraint != "untf":
             return project(prior, self.constraint)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from gyri.numerics.io import load_pytree, save_pytree
+from gyri.numerics.io import as_python, load_pytree, save_pytree
 from gyri.numerics.validation import as_key, check_array, check_option, check_positive_int, check_scalar
 
 from .coding import (
@@ -60,14 +60,6 @@ def warn_if_interrupted(outcome: Outcome) -> None:
     """Say that Ctrl-C ended the training."""
     if outcome.interrupted:
         warnings.warn(f"interrupted after {outcome.history['loss'].size} steps", stacklevel=3)
-
-
-def check_random_state(random_state: Any) -> Array:
-    """Key of a seed or key that the user knows as `random_state`."""
-    try:
-        return as_key(random_state)
-    except ValueError as error:
-        raise ValueError(str(error).replace("key:", "random_state:", 1)) from None
 
 
 class TrainingOptions:
@@ -132,7 +124,7 @@ class TrainingOptions:
 
     def _key(self, stream: int) -> Array:
         """Key of one use of randomness."""
-        return jax.random.fold_in(check_random_state(getattr(self, "random_state", 0)), stream)
+        return jax.random.fold_in(as_key(getattr(self, "random_state", 0), "random_state"), stream)
 
 
 class DictionaryLearning(TrainingOptions, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -480,9 +472,8 @@ class DictionaryLearning(TrainingOptions, ClassNamePrefixFeaturesOutMixin, Trans
 
 def save_model(model: Any, path: Any, kind: str, arrays: tuple[str, ...], scalars: tuple[str, ...]) -> None:
     """Write an estimator: options and numbers as text, arrays (of options too) as arrays."""
-    options = model.get_params(deep=False)
+    options = as_python(model.get_params(deep=False))
     options.pop("optimizer", None)
-    options = {name: _as_python(value) for name, value in options.items()}
     # Arrays, PRNG keys and numbers keep their types among the arrays; texts and None go into the header.
     words = {name: value for name, value in options.items() if value is None or isinstance(value, str | bool | tuple)}
     tree = {
@@ -493,13 +484,6 @@ def save_model(model: Any, path: Any, kind: str, arrays: tuple[str, ...], scalar
     fitted = {name: plain(getattr(model, name)) for name in scalars if hasattr(model, name)}
     meta = {"options": {name: plain(value) for name, value in words.items()}, "fitted": fitted}
     save_pytree(path, tree, kind=kind, meta=meta)
-
-
-def _as_python(value: Any) -> Any:
-    """NumPy's numbers as Python's, in tuples and lists too; arrays and all else as they are."""
-    if isinstance(value, tuple | list):
-        return type(value)(map(_as_python, value))
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def load_model(cls: type, path: Any, kind: str, **options: Any) -> Any:

@@ -33,6 +33,34 @@ _DIGEST_LENGTH = 64
 _SCALARS = {"bool": bool, "int": int, "float": float, "complex": complex}
 
 
+def as_python(value: Any) -> Any:
+    """Scalars of NumPy and JAX as the Python numbers that they are, also inside dicts, lists and tuples.
+
+    Parameters
+    ----------
+    value : object
+        Options of an estimator, say, as a grid search sets them.
+
+    Returns
+    -------
+    object
+        Arrays with axes, PRNG keys and all else as they are.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gyri.numerics.io import as_python
+    >>> as_python({"n": np.int64(8), "shape": (np.array(3), 4), "name": "a"})
+    {'n': 8, 'shape': (3, 4), 'name': 'a'}
+    """
+    if isinstance(value, dict):
+        return {key: as_python(entry) for key, entry in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(as_python, value))
+    number = isinstance(value, np.generic | np.ndarray | jax.Array) and np.ndim(value) == 0
+    return value.item() if number and not jnp.issubdtype(value.dtype, jax.dtypes.prng_key) else value
+
+
 def save_pytree(path: str | os.PathLike, tree: Any, *, kind: str, meta: dict | None = None) -> None:
     """Write a pytree to one file, atomically.
 
@@ -65,7 +93,7 @@ def save_pytree(path: str | os.PathLike, tree: Any, *, kind: str, meta: dict | N
     ...     load_pytree(path, kind="demo")
     ({'w': Array([0., 1., 2.], dtype=float32), 'n': 2}, {'sfreq': 100.0})
     """
-    meta = _as_python({} if meta is None else meta)
+    meta = as_python({} if meta is None else meta)
     try:
         unchanged = json.loads(json.dumps(meta)) == meta
     except (TypeError, ValueError, RecursionError):
@@ -89,16 +117,6 @@ def save_pytree(path: str | os.PathLike, tree: Any, *, kind: str, meta: dict | N
     members = [(_HEADER, np.frombuffer(json.dumps(header).encode(), np.uint8))]
     members += [(f"tree{name}", data) for name, (_, data) in zip(names, packed, strict=True) if data is not None]
     _write_atomically(Path(path), members)
-
-
-def _as_python(value: Any) -> Any:
-    """The same with Python numbers for scalars of NumPy and JAX, also inside dicts and lists."""
-    if isinstance(value, dict):
-        return {key: _as_python(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_as_python(entry) for entry in value]
-    scalar = isinstance(value, np.generic) or (isinstance(value, np.ndarray | jax.Array) and value.ndim == 0)
-    return value.item() if scalar else value
 
 
 def load_pytree(path: str | os.PathLike, *, kind: str, like: Any = None) -> tuple[Any, dict]:

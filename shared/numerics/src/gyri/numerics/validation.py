@@ -377,7 +377,7 @@ def check_option(value: T, name: str, options: Iterable[T]) -> T:
     return value
 
 
-def as_key(key_or_int: Any) -> Key[Array, ""]:
+def as_key(key_or_int: Any, name: str = "key") -> Key[Array, ""]:
     """One typed PRNG key from a seed, a raw key or a typed key.
 
     Parameters
@@ -385,6 +385,8 @@ def as_key(key_or_int: Any) -> Key[Array, ""]:
     key_or_int : int, Array of uint32 or typed key
         A seed in ``[0, 2**32)`` (JAX would fold larger and negative ones onto these without a word), a raw key as of
         `jax.random.PRNGKey`, or a typed key as of `jax.random.key`, which comes back as it is. Tracers are allowed.
+    name : str
+        What the caller's argument is called.
 
     Returns
     -------
@@ -403,7 +405,7 @@ def as_key(key_or_int: Any) -> Key[Array, ""]:
     >>> as_key(7) == jax.random.key(7)
     Array(True, dtype=bool)
     """
-    expected = "key: expected an integer seed in [0, 2**32) or one JAX PRNG key"
+    expected = f"{name}: expected an integer seed in [0, 2**32) or one JAX PRNG key"
     dtype = getattr(key_or_int, "dtype", None)
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
         if key_or_int.shape:
@@ -417,7 +419,7 @@ def as_key(key_or_int: Any) -> Key[Array, ""]:
     if _is_tracer(key_or_int) and jnp.issubdtype(key_or_int.dtype, jnp.integer) and key_or_int.ndim == 0:
         return jax.random.key(key_or_int)
     try:
-        seed = check_positive_int(key_or_int, "key", minimum=0)
+        seed = check_positive_int(key_or_int, name, minimum=0)
     except ValueError:
         raise ValueError(f"{expected}, got {key_or_int!r}") from None
     if seed >= 2**32:
