@@ -143,7 +143,8 @@ class LearnedTV(BaseEstimator):
         x, _ = self._normalise(problem.x, matrix)
         n_layers, n_inner = int(self.n_layers), int(self.n_inner)
         params = init_network(
-            matrix, n_layers, self.network, n_inner=n_inner, inner=self.inner, learn_threshold=bool(self.learn_threshold)
+            matrix, n_layers, self.network, n_inner=n_inner, inner=self.inner,
+            learn_threshold=bool(self.learn_threshold),
         )  # fmt: skip
         data = Data(x, jnp.full((len(x), 1), lam, x.dtype), jax.jit(constants_of)(matrix))
         trained = train(
