@@ -190,7 +190,7 @@ def test_the_import_does_not_load_scikit_learn():
         ({"optimizer": "adam"}, "optimizer: expected an optax.GradientTransformation"),
         ({"batch_size": 10}, "batch_size: expected None without an optimizer"),
         ({"batch_size": 0, "optimizer": optax.adam(1.0)}, "batch_size: expected an integer >= 1"),
-        ({"seed": -1}, "key: expected an integer seed"),
+        ({"seed": -1}, "seed: expected an integer seed"),
         ({"network": "chambolle"}, "A: expected rank 8"),
     ],
 )
