@@ -1,5 +1,7 @@
 """Tests of gyri.hnpe.baselines: against exact posteriors."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -50,6 +52,21 @@ def test_variational_inference_is_near_the_exact_posterior(toy):
 def test_bad_observations_are_refused(call, message, function, toy):
     with pytest.raises(ValueError, match=message):
         call(function, toy)
+
+
+@dataclasses.dataclass
+class Unhashable:
+    model: object
+
+    def __call__(self, key, theta):
+        return self.model(key, theta)
+
+
+def test_simulators_need_no_hash(toy):
+    assert rejection_abc(0, toy.prior, Unhashable(toy), X, n_simulations=100).shape == (1, 2)
+    options = {"n_steps": 2, "n_ratio_steps": 2, "n_samples": 5}
+    one, other = (lfvi(0, toy.prior, model, X, X_EXTRA, **options) for model in (toy, Unhashable(toy)))
+    np.testing.assert_allclose(one.samples, other.samples, rtol=1e-6)
 
 
 def test_bad_numbers_are_refused(toy):

@@ -1,5 +1,7 @@
 """Tests of gyri.hnpe.estimator and of how well it learns the toy model."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -96,6 +98,21 @@ def test_embeddings_are_trained_and_functions_are_used(toy):
     assert float(jnp.abs(before - after).max()) > 1e-4
     plain = HNPE(toy.prior, embedding=lambda x: x[0], **SMALL).append_simulations(*sims).train(0, **QUICK)
     assert plain.build_posterior().sample(0, (), sims.x[0]).shape == (2,)
+
+
+@dataclasses.dataclass
+class Scaled:  # compares by value and has therefore no hash
+    factor: float
+
+    def __call__(self, x):
+        return self.factor * x
+
+
+def test_embeddings_need_no_hash(toy, simulations):
+    model = HNPE(toy.prior, embedding=Scaled(2.0), **SMALL).append_simulations(*simulations).train(0, **QUICK)
+    posterior = model.build_posterior()
+    assert posterior.sample(0, (), simulations.x[0]).shape == (2,)
+    check_no_recompilation(posterior.log_prob, (simulations.theta, [0.3]), (simulations.theta, [0.4]), jit=False)
 
 
 def test_dropout_only_in_training(toy):
