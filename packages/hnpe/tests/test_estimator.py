@@ -127,6 +127,11 @@ def test_dropout_only_in_training(toy):
     posterior = model.build_posterior()
     one, other = (posterior.log_prob(sims.theta[0], sims.x[0], sims.x_extra[0]) for _ in range(2))
     assert one == other
+    # With a rate that leaves the weights where they are, the validation loss is that of the posterior.
+    model.train(0, validation_fraction=0.2, learning_rate=1e-12, max_epochs=1, progress=False)
+    order = jax.random.permutation(jax.random.split(jax.random.key(0))[0], 500)[:100]
+    exact = jax.vmap(posterior.log_prob)(sims.theta[order], sims.x[order], sims.x_extra[order], sims.mask[order])
+    np.testing.assert_allclose(model.history_["valid_loss"][-1], -exact.mean(), rtol=1e-4)
 
 
 def test_sequential_rounds_zoom_in():
