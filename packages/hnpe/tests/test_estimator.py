@@ -100,6 +100,14 @@ def test_embeddings_are_trained_and_functions_are_used(toy):
     assert plain.build_posterior().sample(0, (), sims.x[0]).shape == (2,)
 
 
+def test_draws_on_a_bound_are_taken():
+    prior = HierarchicalPrior({"a": dist.Gamma(0.05, 1.0)}, {"b": dist.Normal(0.0, 1.0)})
+    sims = simulate(0, prior, lambda key, theta: theta[:1] + theta[1:], 1000)
+    assert (sims.theta[:, 0] == 0).any()
+    model = HNPE(prior, **SMALL).append_simulations(*sims).train(0, **QUICK)
+    assert np.isfinite(model.history_["valid_loss"]).all()
+
+
 @dataclasses.dataclass
 class Scaled:  # compares by value and has therefore no hash
     factor: float

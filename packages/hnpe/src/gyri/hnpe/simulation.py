@@ -96,8 +96,9 @@ def simulate(
 ) -> Simulations:
     """Simulate recordings, each with others that share its shared parameters.
 
-    The same key gives the same simulations whatever `batch_size`. A second call with the same functions (or equal ones
-    where they have a hash of their value, as `ToyModel` has) compiles nothing, also for another number of simulations, where both take several batches. Ctrl-C keeps the batches that are done, with a warning.
+    The same key gives the same simulations whatever `batch_size`. A second call with the same functions (or equal ones,
+    where they have a hash of their value as `ToyModel` has) compiles nothing, also for another number of simulations,
+    where both take several batches. Ctrl-C keeps the batches that are done, with a warning.
 
     Parameters
     ----------

@@ -371,7 +371,8 @@ def fit_minibatch(
     """Minimise a loss by minibatch gradient descent and return the parameters of the best epoch.
 
     A host driver: epochs are scanned on the device, some ten between two looks of the host. It compiles once for each
-    `loss_fn`, `valid_loss_fn`, `optimizer` (by identity), `batch_size` and shapes. Ctrl-C returns the best parameters so far.
+    `loss_fn`, `valid_loss_fn`, `optimizer` (by identity), `batch_size` and shapes. Ctrl-C returns the best parameters
+    so far.
 
     Parameters
     ----------
