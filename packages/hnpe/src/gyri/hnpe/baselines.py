@@ -85,6 +85,8 @@ def rejection_abc(
     """
     x, x_extra = _check_observation(x, x_extra)
     quantile = check_scalar(quantile, "quantile", minimum=0, maximum=1)
+    if quantile == 0:
+        raise ValueError(f"quantile: expected a number > 0 and <= 1, got {quantile}")
     n = check_positive_int(n_simulations, "n_simulations")
     sims = simulate(as_key(key), prior, simulator, n, len(x_extra), summary=summary, progress=progress)
     if sims.x.shape[1:] != x.shape:
