@@ -70,7 +70,7 @@ def test_simulators_need_no_hash(toy):
 
 
 def test_bad_numbers_are_refused(toy):
-    for quantile in (1.5, 0, -0.1):
+    for quantile in (1.5, 0.0, -0.1):
         with pytest.raises(ValueError, match="quantile: expected"):
             rejection_abc(0, toy.prior, toy, X, n_simulations=100, quantile=quantile)
     with pytest.raises(ValueError, match="n_steps: expected"):
