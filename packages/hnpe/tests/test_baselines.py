@@ -1,5 +1,7 @@
 """Tests of gyri.hnpe.baselines: against exact posteriors."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -52,8 +54,24 @@ def test_bad_observations_are_refused(call, message, function, toy):
         call(function, toy)
 
 
+@dataclasses.dataclass
+class Unhashable:
+    model: object
+
+    def __call__(self, key, theta):
+        return self.model(key, theta)
+
+
+def test_simulators_need_no_hash(toy):
+    assert rejection_abc(0, toy.prior, Unhashable(toy), X, n_simulations=100).shape == (1, 2)
+    options = {"n_steps": 2, "n_ratio_steps": 2, "n_samples": 5}
+    one, other = (lfvi(0, toy.prior, model, X, X_EXTRA, **options) for model in (toy, Unhashable(toy)))
+    np.testing.assert_allclose(one.samples, other.samples, rtol=1e-6)
+
+
 def test_bad_numbers_are_refused(toy):
-    with pytest.raises(ValueError, match="quantile: expected"):
-        rejection_abc(0, toy.prior, toy, X, quantile=1.5)
+    for quantile in (1.5, 0.0, -0.1):
+        with pytest.raises(ValueError, match="quantile: expected"):
+            rejection_abc(0, toy.prior, toy, X, n_simulations=100, quantile=quantile)
     with pytest.raises(ValueError, match="n_steps: expected"):
         lfvi(0, toy.prior, toy, X, n_steps=0)

@@ -44,6 +44,18 @@ def test_which_epochs_are_taken(epochs, x0_event, context, expected):
     assert [round(peak(e)) for e in x_extra] == expected
 
 
+@pytest.mark.parametrize(
+    ("sfreq", "target", "n_times"), [(250.0, 250.0, 1001), (1000.0, 1000.0, 1001), (256.0, 128.0, 500)]
+)
+def test_no_sample_is_lost(sfreq, target, n_times):
+    info = mne.create_info(["Oz"], sfreq, "eeg")
+    events = np.c_[[0, 5000], [0, 0], [1, 1]]
+    data = np.random.default_rng(0).normal(size=(2, 1, 1001))
+    epochs = mne.EpochsArray(data, info, events, event_id={"closed": 1}, verbose="error")
+    x, x_extra = alpha_waves_observation(epochs, sfreq=target)
+    assert x.shape == (n_times,) and x_extra.shape == (1, n_times)
+
+
 def test_units_filter_and_mean(epochs):
     x, _ = alpha_waves_observation(epochs)
     assert np.abs(x[100:-100]).max() == pytest.approx(10, rel=0.1)  # microvolts, the drift of 100 uV/s gone

@@ -1,5 +1,7 @@
 """Tests of gyri.hnpe.estimator and of how well it learns the toy model."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -98,6 +100,29 @@ def test_embeddings_are_trained_and_functions_are_used(toy):
     assert plain.build_posterior().sample(0, (), sims.x[0]).shape == (2,)
 
 
+def test_draws_on_a_bound_are_taken():
+    prior = HierarchicalPrior({"a": dist.Gamma(0.05, 1.0)}, {"b": dist.Normal(0.0, 1.0)})
+    sims = simulate(0, prior, lambda key, theta: theta[:1] + theta[1:], 1000)
+    assert (sims.theta[:, 0] == 0).any()
+    model = HNPE(prior, **SMALL).append_simulations(*sims).train(0, **QUICK)
+    assert np.isfinite(model.history_["valid_loss"]).all()
+
+
+@dataclasses.dataclass
+class Scaled:  # compares by value and has therefore no hash
+    factor: float
+
+    def __call__(self, x):
+        return self.factor * x
+
+
+def test_embeddings_need_no_hash(toy, simulations):
+    model = HNPE(toy.prior, embedding=Scaled(2.0), **SMALL).append_simulations(*simulations).train(0, **QUICK)
+    posterior = model.build_posterior()
+    assert posterior.sample(0, (), simulations.x[0]).shape == (2,)
+    check_no_recompilation(posterior.log_prob, (simulations.theta, [0.3]), (simulations.theta, [0.4]), jit=False)
+
+
 def test_dropout_only_in_training(toy):
     class Dropping(eqx.Module):
         drop: eqx.nn.Dropout = eqx.nn.Dropout(0.5)
@@ -110,6 +135,11 @@ def test_dropout_only_in_training(toy):
     posterior = model.build_posterior()
     one, other = (posterior.log_prob(sims.theta[0], sims.x[0], sims.x_extra[0]) for _ in range(2))
     assert one == other
+    # With a rate that leaves the weights where they are, the validation loss is that of the posterior.
+    model.train(0, validation_fraction=0.2, learning_rate=1e-12, max_epochs=1, progress=False)
+    order = jax.random.permutation(jax.random.split(jax.random.key(0))[0], 500)[:100]
+    exact = jax.vmap(posterior.log_prob)(sims.theta[order], sims.x[order], sims.x_extra[order], sims.mask[order])
+    np.testing.assert_allclose(model.history_["valid_loss"][-1], -exact.mean(), rtol=1e-4)
 
 
 def test_sequential_rounds_zoom_in():

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from gyri.hnpe import HNPE, HierarchicalPrior, HNPEPosterior, ToyModel, simulate
 from gyri.hnpe import posterior as module
+from gyri.numerics.io import load_pytree, save_pytree
 from gyri.numerics.testing import check_no_recompilation
 
 X, X_EXTRA = np.array([0.25], np.float32), np.array([[0.1], [0.4], [0.3]], np.float32)
@@ -71,6 +72,9 @@ def test_density_outside_is_zero_and_gradients_are_finite(posterior):
     assert (np.asarray(log_p[1:]) == -np.inf).all()
     gradient = jax.grad(lambda t: posterior.log_prob(t, X, X_EXTRA)[0])(jnp.asarray(theta))
     assert jnp.isfinite(gradient).all()
+    for far in (np.inf, -np.inf):
+        assert posterior.log_prob([far, 0.5], X) == posterior.log_prob_shared([far], X) == -np.inf
+        assert posterior.log_prob_local([far], [0.5], X) == posterior.log_prob_local([0.5], [far], X) == -np.inf
     one = lambda t: posterior.log_prob(t, X, X_EXTRA)
     assert jnp.isfinite(jax.vmap(jax.grad(one))(jnp.asarray(theta))).all()
 
@@ -132,6 +136,15 @@ def test_mode_is_that_of_a_grid(posterior):
     assert float(here.log_prob(best)) >= float(here.log_prob(theta).max()) - 1e-2
 
 
+@pytest.mark.parametrize("options", [{}, {"factorized": False, "n_layers": 2}])
+def test_single_precision_stays_single_where_double_is_allowed(x64, options):
+    model = ToyModel(noise=0.05)
+    sims = simulate(0, model.prior, model, 60, 1)
+    estimator = HNPE(model.prior, dtype="float32", hidden=(8,), **options).append_simulations(*sims)
+    here = estimator.train(0, batch_size=20, max_epochs=1, progress=False).build_posterior().condition(X)
+    assert {leaf.dtype.name for leaf in (here.sample(0), here.log_prob(THETA), here.map(0))} == {"float32"}
+
+
 def test_arviz_and_dict(posterior):
     draws = posterior.sample(0, (2, 50), X)
     assert set(posterior.to_dict(draws)) == {"alpha", "beta"}
@@ -191,6 +204,18 @@ def test_files_that_do_not_fit_are_refused(posterior, tmp_path):
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match="damaged|not a gyri file"):
         HNPEPosterior.load(path)
+
+
+def test_older_files_with_another_sign_are_refused(posterior, tmp_path):
+    path = tmp_path / "posterior.npz"
+    posterior.save(path)
+    tree, meta = load_pytree(path, kind=module.KIND)
+    del meta["space"]
+    save_pytree(path, tree, kind=module.KIND, meta=meta)
+    np.testing.assert_array_equal(HNPEPosterior.load(path).log_prob(THETA, X), posterior.log_prob(THETA, X))
+    below = HierarchicalPrior({"alpha": dist.Uniform(0.0, 1.0)}, {"beta": dist.TruncatedNormal(high=2.0)})
+    with pytest.raises(ValueError, match="train it again"):
+        HNPEPosterior.load(path, prior=below)
 
 
 # --- input ------------------------------------------------------------------------------------------------------------

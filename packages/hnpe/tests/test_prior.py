@@ -97,6 +97,12 @@ def test_unconstrain_round_trip_and_determinant(x64):
     np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobians)[1], rtol=1e-8)
 
 
+def test_unconstrain_is_that_of_numpyro(x64):
+    theta = ALL.sample(4, (9,))
+    expected = [dist.biject_to(law.support).inv(theta[:, i]) for i, law in enumerate(LAWS.values())]
+    np.testing.assert_allclose(ALL.unconstrain(theta)[0], np.stack(expected, -1), rtol=1e-6, atol=1e-6)
+
+
 @given(st.lists(st.floats(-(2.0**100), 2.0**100, allow_subnormal=False, width=32), min_size=7, max_size=7))
 @settings(max_examples=60, deadline=None)
 def test_constrain_never_leaves_the_support(z):
@@ -114,6 +120,39 @@ def test_narrow_interval_far_from_zero():
 def test_draws_on_the_bounds_are_nudged_inside():
     z, log_det = ALL.unconstrain(ALL.sample(0).at[0].set(-3.0))
     assert jnp.isfinite(z).all() and jnp.isfinite(log_det)
+
+
+@pytest.mark.parametrize(
+    ("law", "bound"),
+    [
+        (dist.Gamma(0.05, 1.0), 0.0),
+        (dist.Beta(0.05, 0.05), 0.0),
+        (dist.Beta(0.05, 0.05), 1.0),
+        (LAWS["pareto"], 1.5),
+        (LAWS["below"], 0.5),
+    ],
+)
+def test_density_on_a_bound_is_that_just_inside(law, bound):
+    prior = HierarchicalPrior({"a": law}, {"b": dist.Normal(0.0, 1.0)})
+    on, near = jnp.array([bound, 0.0]), jnp.array([bound + (1 - 2 * (bound in (1.0, 0.5))) * 1e-6, 0.0])
+    assert jnp.isfinite(prior.log_prob(on)) and not prior.support(on)
+    assert prior.log_prob(on) >= prior.log_prob(near) - 1e-4
+    assert jnp.isfinite(jax.grad(prior.log_prob)(on)).all()
+
+
+def test_every_draw_has_a_density():
+    prior = HierarchicalPrior({"a": dist.Gamma(0.05, 1.0)}, {"b": dist.Normal(0.0, 1.0)})
+    draws = prior.sample(0, (20_000,))
+    assert (draws[:, 0] == 0).any()  # below the smallest number
+    assert jnp.isfinite(prior.log_prob(draws)).all()
+
+
+def test_infinity_is_outside():
+    theta = ALL.sample(0, (2, 7))
+    for sign, row in zip((1, -1), theta, strict=True):
+        far = jnp.where(jnp.eye(7, dtype=bool), sign * jnp.inf, row)
+        assert (ALL.log_prob(far) == -jnp.inf).all() and not ALL.support(far).any()
+    assert ALL.log_prob([np.inf] * 7) == -jnp.inf
 
 
 def test_under_jit_and_vmap():

@@ -1,5 +1,9 @@
 """Tests of gyri.hnpe.simulation."""
 
+import dataclasses
+import gc
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +11,16 @@ import pytest
 from scipy import stats
 
 from gyri.hnpe import ToyModel, simulate
+from gyri.hnpe.summaries import PartiallyExchangeable
 from gyri.numerics.testing import check_no_recompilation
+
+
+@dataclasses.dataclass
+class Product:  # compares by value and has therefore no hash
+    noise: float = 0.1
+
+    def __call__(self, key, theta):
+        return theta.prod() + self.noise * jax.random.normal(key, (20,))
 
 
 def test_recordings_of_a_set_share_what_they_should():
@@ -61,6 +74,25 @@ def test_second_call_compiles_nothing(numbers):
     prior = ToyModel(noise=0.1).prior
     run = lambda key, n: simulate(key, prior, ToyModel(noise=0.1), n, (0, 3))
     check_no_recompilation(run, (0, numbers[0]), (1, numbers[1]), jit=False)
+
+
+def test_functions_need_no_hash_and_compile_once(toy):
+    simulator, summary = Product(), PartiallyExchangeable(jax.random.key(0), 1, 3)
+    run = lambda key: simulate(key, toy.prior, simulator, 50, 1, summary=summary)
+    check_no_recompilation(run, (0,), (1,), jit=False)
+    plain = simulate(0, toy.prior, simulator, 50, 1)
+    np.testing.assert_allclose(run(0).x, jax.vmap(summary)(plain.x), rtol=1e-4, atol=1e-6)
+    assert simulate(0, toy.prior, Product(0.0), 5, 0).x.std(1).max() < 1e-6  # another one
+
+
+def test_closures_and_their_data_are_let_go(toy):
+    data = jnp.ones(3)
+    simulator = lambda key, theta: theta[:1] * data
+    simulate(0, toy.prior, simulator, 5, 1)
+    ref = weakref.ref(simulator)
+    del simulator
+    gc.collect()
+    assert ref() is None
 
 
 def test_interruption_keeps_what_is_done(toy, monkeypatch):

@@ -150,6 +150,7 @@ HOST_SIDE = {
     "gyri.numerics.io.as_python": "gives Python numbers",
     "gyri.numerics.io.save_pytree": "writes a file",
     "gyri.numerics.io.load_pytree": "reads a file",
+    "gyri.numerics.loops.cached": "keeps functions",
     "gyri.numerics.loops.progress_bar": "writes to the terminal",
     "gyri.numerics.loops.scan_chunks": "drives compiled chunks from the host, so that it can report and stop",
     "gyri.numerics.loops.fit_minibatch": "drives compiled epochs from the host, so that it can report and stop",

@@ -1,5 +1,6 @@
 """Scanned loops: the same numbers as a Python loop, one compilation, and a good end whatever ends them."""
 
+import dataclasses
 import gc
 import weakref
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import optax
 import pytest
 
 from gyri.numerics import loops
-from gyri.numerics.loops import fit_minibatch, progress_bar, scan_chunks
+from gyri.numerics.loops import cached, fit_minibatch, progress_bar, scan_chunks
 from gyri.numerics.testing import check_no_recompilation
 
 
@@ -112,6 +113,46 @@ def test_scan_chunks_runs_callables_without_weak_references():
 
     for n_steps in (4, 0):
         assert scan_chunks(Slotted(), 0, n_steps, progress=False)[0] == n_steps
+
+
+@dataclasses.dataclass
+class ByIdentity:  # compares by value and has therefore no hash
+    factor: object
+
+    def __call__(self, x):
+        return self.factor * x
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ByValue:  # no weak references either
+    factor: object
+
+    def __call__(self, x):
+        return self.factor * x
+
+
+def test_cached_takes_functions_without_a_hash_and_lets_go_of_them():
+    n_before = len(loops._cache)
+    build = lambda get, offset: lambda x: get()(x) + offset
+    first, second = ByIdentity(jnp.ones(2)), ByIdentity(2)
+    run = cached(build, (first,), 1)
+    assert run(3.0).tolist() == [4, 4]
+    assert cached(build, (first,), 1) is run
+    assert cached(build, (first,), 2)(3.0).tolist() == [5, 5]
+    assert cached(build, (second,), 1)(3.0) == 7
+    ref = weakref.ref(first)
+    del first, second
+    gc.collect()
+    assert ref() is None
+    assert len(loops._cache) == n_before
+
+
+def test_cached_knows_functions_of_equal_value():
+    build = lambda get: lambda x: get()(x)
+    assert cached(build, (ByValue(2),)) is cached(build, (ByValue(2),))
+    assert cached(build, (ByValue(3),))(2.0) == 6
+    unhashable = ByValue([2])  # builds anew
+    assert cached(build, (unhashable,))(2) == [2, 2]
 
 
 def test_scan_chunks_does_not_touch_the_callers_carry():
@@ -324,6 +365,16 @@ def test_keys_reach_the_loss_and_differ():
     _, history = fit(regression(40), noise, max_epochs=6, batch_size=10)
     assert len(set(history["train_loss"].tolist())) == 6
     assert len(set(history["valid_loss"].tolist())) == 1  # common random numbers
+
+
+def test_validation_may_have_its_own_loss():
+    data = regression(40)
+    plain, plain_history = fit(data, max_epochs=5)
+    options = {"max_epochs": 5, "valid_loss_fn": lambda *args: squares(*args) + 1}
+    params, history = fit(data, **options)
+    np.testing.assert_allclose(history["valid_loss"], plain_history["valid_loss"] + 1, rtol=1e-6)
+    np.testing.assert_array_equal(history["train_loss"], plain_history["train_loss"])
+    np.testing.assert_array_equal(params["w"], plain["w"])
 
 
 def test_same_key_same_result_other_key_another():

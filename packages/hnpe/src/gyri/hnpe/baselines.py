@@ -1,7 +1,6 @@
 """What the method is compared with: rejection ABC and likelihood-free variational inference, hierarchical both."""
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -11,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
-from gyri.numerics.loops import scan_chunks
+from gyri.numerics.loops import cached, scan_chunks
 from gyri.numerics.validation import as_key, check_array, check_positive_int, check_scalar
 
 from .flows import flow_log_prob, flow_sample, is_frozen, make_flow
@@ -86,6 +85,8 @@ def rejection_abc(
     """
     x, x_extra = _check_observation(x, x_extra)
     quantile = check_scalar(quantile, "quantile", minimum=0, maximum=1)
+    if quantile == 0:
+        raise ValueError(f"quantile: expected a number > 0 and <= 1, got {quantile}")
     n = check_positive_int(n_simulations, "n_simulations")
     sims = simulate(as_key(key), prior, simulator, n, len(x_extra), summary=summary, progress=progress)
     if sims.x.shape[1:] != x.shape:
@@ -201,9 +202,10 @@ def lfvi(
     pilot = pilot.reshape(len(pilot), -1)
     moments = pilot.mean(0), jnp.maximum(pilot.std(0), 1e-6)
     data = (jnp.concatenate([x[None], x_extra]).reshape(1 + len(x_extra), -1) - moments[0]) / moments[1]
-    program = _build(
-        prior, simulator, summary, data.shape[1], tuple(hidden), check_positive_int(n_ratio_steps, "n_ratio_steps"),
-        check_positive_int(batch_size, "batch_size"), float(learning_rate),
+    program = cached(
+        _build, (prior, simulator, summary), data.shape[1], tuple(hidden),
+        check_positive_int(n_ratio_steps, "n_ratio_steps"), check_positive_int(batch_size, "batch_size"),
+        float(learning_rate),
     )  # fmt: skip
     carry, history = scan_chunks(
         program.step, program.start(start_key), check_positive_int(n_steps, "n_steps"),
@@ -220,12 +222,11 @@ class _Program(NamedTuple):
     draw: Callable
 
 
-@lru_cache(maxsize=16)
 def _build(
-    prior: HierarchicalPrior, simulator: Callable, summary: Callable | None, n_x: int, hidden: tuple[int, ...],
+    get_prior: Callable, get_simulator: Callable, get_summary: Callable, n_x: int, hidden: tuple[int, ...],
     n_ratio_steps: int, batch_size: int, learning_rate: float,
 ) -> _Program:  # fmt: skip
-    n_shared, n_local = prior.n_shared, prior.n_local
+    n_shared, n_local = get_prior().n_shared, get_prior().n_local
     optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.adam(learning_rate))
 
     def make(key: Array) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
@@ -235,7 +236,7 @@ def _build(
             "shared": make_flow(keys[0], "nsf", n_shared, 1, **options),  # type: ignore[arg-type]
             "local": make_flow(keys[1], "nsf", n_local, n_x + n_shared, **options),  # type: ignore[arg-type]
         }
-        ratio = _Ratio(eqx.nn.MLP(n_x + prior.dim, "scalar", hidden[0], len(hidden), jax.nn.silu, key=keys[2]))
+        ratio = _Ratio(eqx.nn.MLP(n_x + n_local + n_shared, "scalar", hidden[0], len(hidden), jax.nn.silu, key=keys[2]))
         parts = lambda tree: eqx.partition(tree, eqx.is_inexact_array, is_leaf=is_frozen)
         return parts(flows), parts(ratio)
 
@@ -252,18 +253,18 @@ def _build(
         return flow_sample(flows["local"], key, n_local, jnp.concatenate([x, shared]))
 
     def to_theta(shared: Array) -> Array:
-        return from_standard(prior, jnp.concatenate([jnp.zeros(n_local, shared.dtype), shared]))[n_local:]
+        return from_standard(get_prior(), jnp.concatenate([jnp.zeros(n_local, shared.dtype), shared]))[n_local:]
 
     def tuples(flows: Any, key: Array, data: Array, moments: tuple) -> tuple[Array, Array, Array, Array]:
         """A recording and parameters of the model, and of the approximation."""
         shared_key, prior_key, x_key, row_key, local_key = jax.random.split(key, 5)
         shared = draw_shared(flows, shared_key, data.dtype)
-        theta = jnp.concatenate([prior.sample_local(prior_key, to_theta(shared)), to_theta(shared)])
-        simulated = simulator(x_key, theta)
+        theta = jnp.concatenate([get_prior().sample_local(prior_key, to_theta(shared)), to_theta(shared)])
+        simulated, summary = get_simulator()(x_key, theta), get_summary()
         simulated = (simulated if summary is None else summary(simulated)).reshape(-1)
         observed = data[jax.random.randint(row_key, (), 0, len(data))]
         z = jnp.concatenate([draw_local(flows, local_key, observed, shared), shared])
-        return (simulated - moments[0]) / moments[1], to_standard(prior, theta)[0], observed, z
+        return (simulated - moments[0]) / moments[1], to_standard(get_prior(), theta)[0], observed, z
 
     def ratio_loss(ratio: Any, flows: Any, key: Array, data: Array, moments: tuple) -> Array:
         ratio, keys = eqx.combine(ratio, ratio_static), jax.random.split(key, batch_size)
@@ -281,7 +282,7 @@ def _build(
             local = jax.vmap(lambda k, x: draw_local(flows, k, x, shared))(keys, data)
             z = jnp.concatenate([local, jnp.tile(shared, (len(data), 1))], 1)
             theta = to_theta(shared)
-            log_prior = _shared_log_prior(prior, theta) - to_standard(prior, theta, at)[1].sum()
+            log_prior = _shared_log_prior(get_prior(), theta) - to_standard(get_prior(), theta, at)[1].sum()
             log_q = flow_log_prob(flows["shared"], shared, jnp.zeros(1, data.dtype))
             return jax.vmap(ratio)(data, z).sum() + log_prior - log_q
 
@@ -312,7 +313,7 @@ def _build(
         def one(key: Array) -> Array:
             shared_key, local_key = jax.random.split(key)
             shared = draw_shared(flows, shared_key, data.dtype)
-            return from_standard(prior, jnp.concatenate([draw_local(flows, local_key, data[0], shared), shared]))
+            return from_standard(get_prior(), jnp.concatenate([draw_local(flows, local_key, data[0], shared), shared]))
 
         return jax.vmap(one)(keys)
 

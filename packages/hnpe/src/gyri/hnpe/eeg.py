@@ -140,7 +140,8 @@ def alpha_waves_observation(
         if name not in (None, "all") and name not in epochs.event_id:
             raise ValueError(f"{label}: expected one of {', '.join(epochs.event_id)}, got {name!r}")
     one = epochs.copy().load_data().pick([picks])
-    n_times = int(one.get_data(copy=False).shape[-1] / one.info["sfreq"] * sfreq)
+    # Whole samples of the epoch's duration; rounded first, since 1001 / 250 * 250 is below 1001.
+    n_times = int(round(one.get_data(copy=False).shape[-1] / one.info["sfreq"] * sfreq, 6))
     if one.info["sfreq"] != sfreq:
         one = one.resample(sfreq, verbose="error")
     data = 1e6 * one.get_data(copy=True)[:, 0, :n_times]

@@ -53,8 +53,8 @@ class HNPE:
     Attributes
     ----------
     history_ : dict of list
-        ``"train_loss"``, ``"valid_loss"`` (minus the log density of the parameters in round 0, the atomic loss later)
-        and ``"round"``, one entry an epoch.
+        ``"train_loss"``, ``"valid_loss"`` (minus the log density of the parameters in round 0, the atomic loss later;
+        without dropout) and ``"round"``, one entry an epoch.
     params_ : pytree of Array
         Trained weights.
 
@@ -309,7 +309,7 @@ class HNPE:
         assert self._spec is not None
         assert self._standardizer is not None
         atomic = not from_prior.all()
-        loss = make_loss(self._spec.static, n_atoms if atomic else 0, atomic and bool(combined_loss))
+        form = self._spec.static, n_atoms if atomic else 0, atomic and bool(combined_loss)
         data = self._standardizer.prepare(self.prior, simulations)
         if atomic:
             data |= {"from_prior": from_prior, "log_prior": np.asarray(self.prior.log_prob(simulations.theta))}
@@ -317,7 +317,8 @@ class HNPE:
         from .train import fit  # brings optax, which takes half of an import of this package
 
         self.params_, history = fit(
-            as_key(key), loss, self.params_, data, learning_rate=rate, batch_size=batch_size, max_epochs=max_epochs,
+            as_key(key), make_loss(*form), self.params_, data, valid_loss_fn=make_loss(*form, training=False),
+            learning_rate=rate, batch_size=batch_size, max_epochs=max_epochs,
             patience=check_positive_int(patience, "patience"), validation_fraction=fraction, clip_norm=clip_norm,
             progress=progress,
         )  # fmt: skip

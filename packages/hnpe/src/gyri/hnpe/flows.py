@@ -246,7 +246,8 @@ def flow_log_prob(flow: Transformed, z: Array, condition: Array) -> Array:
     ()
     """
     base, log_det = flow.bijection.inverse_and_log_det(z, condition)
-    return log_det - 0.5 * jnp.sum(base**2) - 0.5 * len(z) * jnp.log(2 * jnp.pi)
+    # In double precision flowjax starts its sums of log-determinants there, whatever z is.
+    return log_det.astype(z.dtype) - 0.5 * jnp.sum(base**2) - 0.5 * len(z) * jnp.log(2 * jnp.pi)
 
 
 def flow_sample(flow: Transformed, key: Array, dim: int, condition: Array) -> Array:

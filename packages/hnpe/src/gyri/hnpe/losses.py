@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
@@ -81,8 +82,12 @@ def apt_loss(log_q: Float[Any, "n n_atoms"], log_prior: Float[Any, "n n_atoms"])
 
 
 @lru_cache(maxsize=64)
-def make_loss(static: Static, n_atoms: int, combined: bool) -> Callable[[PyTree, dict, Array], Array]:
+def make_loss(
+    static: Static, n_atoms: int, combined: bool, training: bool = True
+) -> Callable[[PyTree, dict, Array], Array]:
     """Mean loss of a batch; the same function for networks of the same form, so that they share compiled programs.
+
+    Out of `training` the network is that of the posterior: nothing is dropped.
 
     A batch holds standardised ``z``, ``x``, ``x_extra``, ``mask``, ``log_det`` (log density of theta minus that of z)
     and, for the atomic loss (`n_atoms` > 0), ``log_prior`` and ``from_prior``.
@@ -90,9 +95,10 @@ def make_loss(static: Static, n_atoms: int, combined: bool) -> Callable[[PyTree,
 
     def loss(params: PyTree, batch: dict, key: Array) -> Array:
         network = join_network(params, static)
+        network = network if training else eqx.nn.inference_mode(network)
         atom_key, embed_key = jax.random.split(key)
         n = len(batch["z"])
-        keys = jax.random.split(embed_key, n) if takes_key(network.embedding) else None
+        keys = jax.random.split(embed_key, n) if training and takes_key(network.embedding) else None
         condition = jax.vmap(network.condition)(batch["x"], batch["x_extra"], batch["mask"], keys)
         if not n_atoms:
             return -jnp.mean(jax.vmap(network.log_prob)(batch["z"], condition) + batch["log_det"])

@@ -173,10 +173,7 @@ class Static:
     def __init__(self, tree: PyTree) -> None:
         self.tree = tree
         leaves, structure = jax.tree.flatten(tree)
-        values = (
-            (leaf.shape, str(leaf.dtype), np.asarray(leaf).tobytes()) if eqx.is_array(leaf) else leaf for leaf in leaves
-        )
-        self._value = structure, tuple(values)
+        self._value = structure, tuple(map(_value_of, leaves))
 
     def __hash__(self) -> int:
         """Of the content."""
@@ -185,6 +182,16 @@ class Static:
     def __eq__(self, other: object) -> bool:
         """Same content."""
         return isinstance(other, Static) and self._value == other._value
+
+
+def _value_of(leaf: Any) -> Any:
+    if eqx.is_array(leaf):
+        return leaf.shape, str(leaf.dtype), np.asarray(leaf).tobytes()
+    try:
+        hash(leaf)
+    except TypeError:  # an embedding without a hash: equal to itself alone
+        return id(leaf)
+    return leaf
 
 
 def split_network(network: Network) -> tuple[PyTree, Static]:

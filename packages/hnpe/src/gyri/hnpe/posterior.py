@@ -16,10 +16,11 @@ from gyri.numerics.validation import as_key, check_array, import_extra
 
 from ._version import __version__
 from .network import Network, Static, join_network, make_network, split_network
-from .prior import HierarchicalPrior, decode_prior, encode_prior
+from .prior import HierarchicalPrior, check_points, decode_prior, encode_prior
 from .simulation import Simulations
 
 KIND = "gyri.hnpe.HNPEPosterior"
+_SPACE = "numpyro"  # whose unconstrained parameters the flows see
 _N_CANDIDATES, _N_STARTS, _N_STEPS, _RATE = 1000, 64, 300, 0.05
 
 
@@ -251,7 +252,7 @@ class HNPEPosterior:
         ValueError
             Wrong shapes.
         """
-        theta = self.prior.check_theta(theta)
+        theta = self.prior.check_theta(theta, finite=False)
         return _log_prob(self._at(x, x_extra, mask), theta.astype(self.spec.dtype))
 
     def log_prob_shared(self, shared: Any, x: Any = None, x_extra: Any = None, mask: Any = None) -> Float[Array, "*n"]:
@@ -317,10 +318,7 @@ class HNPEPosterior:
             raise ValueError("factorized: expected a posterior trained with factorized=True for densities of its parts")
 
     def _check_part(self, value: Any, name: str, width: int) -> Array:
-        value = jnp.asarray(check_array(value, name, allow_empty=True, allow_nan=True))
-        if value.ndim == 0 or value.shape[-1] != width:
-            raise ValueError(f"{name}: expected shape (..., {width}), got {value.shape}")
-        return value.astype(self.spec.dtype)
+        return check_points(value, name, width).astype(self.spec.dtype)
 
     def map(
         self, key: Key[Array, ""] | Array | int, x: Any = None, x_extra: Any = None, mask: Any = None
@@ -398,6 +396,7 @@ class HNPEPosterior:
         meta = {
             "version": __version__, "prior": encode_prior(self.prior), "names": list(self.prior.names),
             "network": self._about, "event_shape": list(self.spec.event_shape), "n_max": self.spec.n_max,
+            "space": _SPACE,
         }  # fmt: skip
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(self.params)]
         observation = None if self.observation is None else list(self.observation)
@@ -441,6 +440,9 @@ class HNPEPosterior:
             prior = decode_prior(plain)
         if list(prior.names) != meta["names"]:
             raise ValueError(f"prior: expected parameters {meta['names']}, got {list(prior.names)}")
+        if "space" not in meta and (np.isinf(prior.bounds.lower) & np.isfinite(prior.bounds.upper)).any():
+            raise ValueError(f"path: expected a posterior of this version, got {path}: half-lines with an upper bound "
+                             "had the opposite sign then; train it again")  # fmt: skip
         for name, given, needed in (
             ("embedding", embedding, about["embedding"]),
             ("aggregate", aggregate, about["aggregate"] is None),

@@ -198,7 +198,7 @@ class HierarchicalPrior:
         Parameters
         ----------
         theta : array, shape (..., dim)
-            Local, then shared parameters.
+            Local, then shared parameters; those on a bound, which draws may hit, count as just inside.
 
         Returns
         -------
@@ -217,20 +217,21 @@ class HierarchicalPrior:
         >>> jnp.exp(ToyModel().prior.log_prob(jnp.array([[0.2, 0.3], [0.2, 1.3]])))
         Array([1., 0.], dtype=float32)
         """
-        return self._log_prob(self.check_theta(theta))
+        return self._log_prob(self.check_theta(theta, finite=False))
 
     @partial(jax.jit, static_argnums=0)
     def _log_prob(self, theta: Array) -> Array:
         inside = self._inside(theta, closed=True)
-        safe = jnp.where(inside, theta, self._center(theta.dtype))
+        low, high = self._just_inside(theta.dtype)
+        safe = jnp.where(inside, jnp.clip(theta, low, high), self._center(theta.dtype))
         values = self._split(safe[..., self.n_local :])
         laws = [self._law(name, values) for name in self.local] + list(self.shared.values())
         terms = [law.log_prob(safe[..., i]) for i, law in enumerate(laws)]
         total = sum(terms[1:], terms[0]).astype(theta.dtype)
         return jnp.where(inside.all(-1), total, -jnp.inf)
 
-    def check_theta(self, theta: Any, name: str = "theta") -> Array:
-        """As a floating array whose last axis is `dim`.
+    def check_theta(self, theta: Any, name: str = "theta", finite: bool = True) -> Array:
+        """As a floating array whose last axis is `dim`; infinity, outside every support, may be let through.
 
         Examples
         --------
@@ -239,10 +240,7 @@ class HierarchicalPrior:
         Traceback (most recent call last):
         ValueError: theta: expected shape (..., 2), got (1,)
         """
-        theta = jnp.asarray(check_array(theta, name, allow_empty=True, allow_nan=True))
-        if theta.ndim == 0 or theta.shape[-1] != self.dim:
-            raise ValueError(f"{name}: expected shape (..., {self.dim}), got {theta.shape}")
-        return theta
+        return check_points(theta, name, self.dim, finite)
 
     # --- the unconstrained space --------------------------------------------------------------------------------------
 
@@ -266,15 +264,26 @@ class HierarchicalPrior:
         >>> ToyModel().prior.support(jnp.array([[0.2, 0.3], [0.2, 1.0]]))
         Array([ True, False], dtype=bool)
         """
-        return self._inside(self.check_theta(theta), closed=False).all(-1)
+        return self._inside(self.check_theta(theta, finite=False), closed=False).all(-1)
 
     def _inside(self, theta: Array, closed: bool, at: slice = slice(None)) -> Array:
         lower, upper = (jnp.asarray(bound[at], theta.dtype) for bound in self.bounds)
         inside = (theta > lower) & (theta < upper)
-        if closed:  # float32 draws may hit the ends of an interval; those of a half-line have no density
-            both = np.isfinite(self.bounds.lower[at]) & np.isfinite(self.bounds.upper[at])
-            inside |= both & ((theta == lower) | (theta == upper))
+        if closed:  # float32 draws may hit a bound
+            inside |= jnp.isfinite(theta) & ((theta == lower) | (theta == upper))
         return inside
+
+    def _just_inside(self, dtype: Any, at: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers next to the bounds; those next to zero are normal ones."""
+        dtype = np.dtype(dtype)
+        edges = []
+        for bound, inward in zip(self.bounds, (np.inf, -np.inf), strict=True):
+            bound = bound[at].astype(dtype)
+            step = np.where(
+                bound == 0, np.copysign(np.finfo(dtype).tiny, inward), np.nextafter(bound, dtype.type(inward))
+            )
+            edges.append(np.where(np.isfinite(bound), step, bound).astype(dtype))
+        return edges[0], edges[1]
 
     def _center(self, dtype: Any, at: slice = slice(None)) -> Array:
         """A point inside: what is computed where a mask throws the result away, so that gradients stay finite."""
@@ -284,7 +293,7 @@ class HierarchicalPrior:
         return jnp.asarray(np.where(both, np.where(both, lower, 0) / 2 + np.where(both, upper, 0) / 2, middle), dtype)
 
     def unconstrain(self, theta: Any) -> tuple[Float[Array, "*n dim"], Float[Array, "*n"]]:
-        """Map the support onto the whole space: a logit on intervals, a logarithm on half-lines.
+        """Map the support onto the whole space: a logit on intervals, a logarithm on half-lines, as NumPyro.
 
         Parameters
         ----------
@@ -358,7 +367,7 @@ class HierarchicalPrior:
             if half.any():
                 gap = sign * (theta - jnp.asarray(np.where(half, bound, 0), dtype))
                 log_gap = jnp.log(jnp.maximum(jnp.where(half, gap, 1), jnp.finfo(dtype).tiny))
-                z, log_det = jnp.where(half, sign * log_gap, z), jnp.where(half, -log_gap, log_det)
+                z, log_det = jnp.where(half, log_gap, z), jnp.where(half, -log_gap, log_det)
         return z, log_det
 
     def from_line(self, z: Array, at: slice = slice(None)) -> Array:
@@ -377,7 +386,7 @@ class HierarchicalPrior:
     def _from_line(self, z: Array, start: int | None, stop: int | None) -> Array:
         dtype = z.dtype
         lower, upper = (bound[start:stop] for bound in self.bounds)
-        low, high = lower.astype(dtype), upper.astype(dtype)
+        low, high = self._just_inside(dtype, slice(start, stop))
         theta = z
         both = np.isfinite(lower) & np.isfinite(upper)
         if both.any():
@@ -385,19 +394,13 @@ class HierarchicalPrior:
             bottom = np.where(both, lower, 0)
             theta = jnp.where(both, jnp.asarray(bottom, dtype) + jnp.asarray(width, dtype) * jax.nn.sigmoid(z), theta)
             # The nearest numbers that `to_line` can tell, or else the nearest that there are.
-            low = np.where(both, np.maximum((bottom + _NUDGE * width).astype(dtype), np.nextafter(low, np.inf)), low)
-            high = np.where(
-                both, np.minimum((bottom + (1 - _NUDGE) * width).astype(dtype), np.nextafter(high, -np.inf)), high
-            )
+            low = np.where(both, np.maximum((bottom + _NUDGE * width).astype(dtype), low), low)
+            high = np.where(both, np.minimum((bottom + (1 - _NUDGE) * width).astype(dtype), high), high)
         for half, sign, bound in ((np.isfinite(lower) & ~both, 1, lower), (np.isfinite(upper) & ~both, -1, upper)):
             if half.any():
                 limit = float(np.log(np.finfo(dtype).max)) - 1
-                gap = jnp.exp(jnp.clip(jnp.where(half, sign * z, 0), -limit, limit))
+                gap = jnp.exp(jnp.clip(jnp.where(half, z, 0), -limit, limit))
                 theta = jnp.where(half, jnp.asarray(np.where(half, bound, 0), dtype) + sign * gap, theta)
-                tiny = np.finfo(dtype).tiny
-                next_one = np.nextafter(bound.astype(dtype), dtype.type(sign * np.inf))
-                edge = np.where(bound == 0, sign * tiny, next_one)
-                low, high = (np.where(half, edge, low), high) if sign > 0 else (low, np.where(half, edge, high))
         return jnp.clip(theta, jnp.asarray(low, dtype), jnp.asarray(high, dtype))
 
     @cached_property
@@ -406,6 +409,31 @@ class HierarchicalPrior:
         with jax.ensure_compile_time_eval():
             z = np.asarray(self.unconstrain(self.sample(_FIXED_KEY, (_N_DRAWS,)))[0], np.float64)
         return z.mean(0), np.maximum(z.std(0), 1e-6)
+
+
+def check_points(points: Any, name: str, width: int, finite: bool = False) -> Array:
+    """As a floating array of vectors of a width; NaN stays, and infinity unless `finite`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from gyri.hnpe.prior import check_points
+    >>> check_points([0.5, jnp.inf], "theta", 2)
+    Array([0.5, inf], dtype=float32)
+    """
+    options: dict[str, Any] = {"allow_empty": True, "allow_nan": True}
+    try:
+        infinite = np.isinf(points)
+    except (TypeError, ValueError):  # inside jit, or no numbers, of which `check_array` tells
+        infinite = np.zeros((), bool)
+    if infinite.any() and not finite:
+        check_array(np.where(infinite, np.nan, points), name, **options)
+        points = jnp.asarray(points)
+    else:
+        points = jnp.asarray(check_array(points, name, **options))
+    if points.ndim == 0 or points.shape[-1] != width:
+        raise ValueError(f"{name}: expected shape (..., {width}), got {points.shape}")
+    return points
 
 
 # --- laws -------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
-from gyri.numerics.loops import scan_chunks
+from gyri.numerics.loops import cached, scan_chunks
 from gyri.numerics.validation import as_key, check_positive_int
 
 from .prior import HierarchicalPrior
@@ -55,17 +54,15 @@ def parse_n_extra(n_extra: Any) -> tuple[int, int]:
     return low, high
 
 
-@lru_cache(maxsize=64)
-def _build_step(
-    prior: HierarchicalPrior, simulator: Callable, summary: Callable | None, high: int, size: int
-) -> Callable:
+def _build_step(get_prior: Callable, get_simulator: Callable, get_summary: Callable, high: int, size: int) -> Callable:
     """A batch as a step of `scan_chunks`; kept, so that a second call with the same functions compiles nothing."""
 
     def record(key: Array, theta: Array) -> Array:
-        x = simulator(key, theta)
+        x, summary = get_simulator()(key, theta), get_summary()
         return x if summary is None else summary(x)
 
     def one(key: Array, proposal: Any, low: Array) -> Simulations:
+        prior: HierarchicalPrior = get_prior()
         theta_key, n_key, local_key, x_key = jax.random.split(key, 4)
         theta = prior.sample(theta_key) if proposal is None else proposal.sample(theta_key)
         shared = theta[prior.n_local :]
@@ -99,9 +96,9 @@ def simulate(
 ) -> Simulations:
     """Simulate recordings, each with others that share its shared parameters.
 
-    The same key gives the same simulations whatever `batch_size`. A second call with the same functions compiles
-    nothing, also for another number of simulations, where both take several batches. Ctrl-C keeps the batches that are
-    done, with a warning.
+    The same key gives the same simulations whatever `batch_size`. A second call with the same functions (or equal ones,
+    where they have a hash of their value as `ToyModel` has) compiles nothing, also for another number of simulations,
+    where both take several batches. Ctrl-C keeps the batches that are done, with a warning.
 
     Parameters
     ----------
@@ -149,7 +146,7 @@ def simulate(
     """
     n, (low, high) = check_positive_int(n_simulations, "n_simulations"), parse_n_extra(n_extra)
     size = min(n, max(1, check_positive_int(batch_size, "batch_size") // (1 + high)))
-    step = _build_step(prior, simulator, summary, high, size)
+    step = cached(_build_step, (prior, simulator, summary), high, size)
     n_steps = -(-n // size)
     _, out = scan_chunks(
         step, jnp.zeros(()), n_steps, args=(as_key(key), proposal, jnp.array(low)),

@@ -228,6 +228,8 @@ class ConvNet(eqx.Module):
 class PartiallyExchangeable(eqx.Module):
     """Embedding of a Markov series of some order: a sum over its windows beside its first values.
 
+    The sum is taken as a mean: recordings of one length differ by a constant factor, which the next layer holds.
+
     Parameters
     ----------
     key : PRNG key
@@ -263,6 +265,6 @@ class PartiallyExchangeable(eqx.Module):
 
     def __call__(self, x: Float[Array, "n_times"]) -> Float[Array, "n_out"]:
         """Features of a recording."""
-        pooled = jax.vmap(self.inner)(_windows(x, self.order + 1, 1)).sum(0)
         # A sum over thousands of windows would swamp the first layer; its scale carries no information here.
-        return self.outer(jnp.concatenate([pooled / (len(x) - self.order), x[: self.order]]))
+        pooled = jax.vmap(self.inner)(_windows(x, self.order + 1, 1)).mean(0)
+        return self.outer(jnp.concatenate([pooled, x[: self.order]]))

@@ -3,6 +3,7 @@
 import types
 import weakref
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -45,14 +46,55 @@ def progress_bar(total: int, desc: str, enable: bool = True) -> Any:
 _cache: dict[tuple, tuple[Any, list[weakref.ref]]] = {}
 
 
-def _cached(build: Callable, functions: tuple[Callable | None, ...], *static: Any) -> Any:
+@lru_cache(maxsize=64)
+def _one_of_equals(function: Callable) -> Callable:
+    return lambda *args: function(*args)
+
+
+def _by_identity(function: Any) -> Any:
+    """One stand-in for all functions of equal value (frozen dataclasses), kept for a while; others as they are."""
+    if function is None or type(function).__eq__ is object.__eq__ or isinstance(function, types.MethodType):
+        return function
+    try:
+        return _one_of_equals(function)
+    except TypeError:  # compared by value, but without a hash
+        return function
+
+
+def cached(build: Callable, functions: tuple[Any, ...], *static: Any) -> Any:
     """Return ``build(*getters, *static)``, built once for these functions while they live.
 
     What is built gets the functions through getters that hold weak references: a strong one in the cache would keep
-    every closure, with all the data that it holds, for ever. A bound method counts as its object and its function.
+    every closure, with all the data that it holds, for ever. No function needs a hash: each counts as itself, a bound
+    method as its object and its function. Functions with a hash of their value, such as frozen dataclasses, count as
+    one where they are equal; the last 64 of them are kept.
+
+    Parameters
+    ----------
+    build : callable
+        ``build(*getters, *static)``; a getter without arguments returns its function. It is part of the key.
+    functions : tuple of callables, other objects or None
+        What the getters return. Without weak references to one of them nothing is kept, and each call builds anew.
+    *static : hashable
+        The rest of the key.
+
+    Returns
+    -------
+    object
+        What `build` returned; it must hold the functions through their getters alone.
+
+    Examples
+    --------
+    >>> from gyri.numerics.loops import cached
+    >>> build = lambda get_function, factor: lambda x: factor * get_function()(x)
+    >>> square = lambda x: x**2
+    >>> cached(build, (square,), 10)(3.0)
+    90.0
+    >>> cached(build, (square,), 10) is cached(build, (square,), 10)
+    True
     """
 
-    def getter(function: Callable | None) -> tuple[Callable, list]:
+    def getter(function: Any) -> tuple[Callable, list]:
         if function is None:
             return lambda: None, []
         is_method = isinstance(function, types.MethodType)
@@ -64,6 +106,7 @@ def _cached(build: Callable, functions: tuple[Callable | None, ...], *static: An
         refs: list[Any] = [weakref.ref(part, lambda _: pop(key, None)) for part in parts]
         return (lambda: types.MethodType(refs[1](), refs[0]())) if is_method else refs[0], refs
 
+    functions = tuple(map(_by_identity, functions))
     key: tuple = (build, static)
     for function in functions:
         key += (id(getattr(function, "__self__", None)), id(getattr(function, "__func__", function)))
@@ -71,8 +114,7 @@ def _cached(build: Callable, functions: tuple[Callable | None, ...], *static: An
         try:
             getters, refs = zip(*map(getter, functions), strict=True)
         except TypeError:  # no weak references to such a callable: build it anew each time
-            wrapped = [function and (lambda *args, function=function: function(*args)) for function in functions]
-            return build(*[lambda function=function: function for function in wrapped], *static)
+            return build(*[lambda function=function: function for function in functions], *static)
         _cache[key] = (build(*getters, *static), [ref for some in refs for ref in some])
     return _cache[key][0]
 
@@ -95,7 +137,7 @@ def _build_chunk(get_step: Callable, get_stop: Callable, chunk: int, donate: boo
 
     def run_chunk(carry: PyTree, start: Array, n_steps: Array, args: tuple) -> tuple[PyTree, PyTree, Any]:
         step, stop = get_step(), get_stop()
-        _, out = jax.eval_shape(step, carry, start, *args)
+        _, out = jax.eval_shape(lambda *now: step(*now), carry, start, *args)
         buffers = jax.tree.map(lambda x: jnp.zeros((chunk, *x.shape), x.dtype), out)
 
         def body(i: Array, state: tuple) -> tuple:
@@ -200,7 +242,7 @@ def scan_chunks(
     """
     n_steps, chunk = check_positive_int(n_steps, "n_steps", minimum=0), check_positive_int(chunk, "chunk")
     carry, args = jax.tree.map(_strong, (carry, args))
-    run_chunk = _cached(_build_chunk, (step, stop), chunk, donate)
+    run_chunk = cached(_build_chunk, (step, stop), chunk, donate)
     # One tuple, replaced in one go: Ctrl-C can never come between a carry and its outputs.
     state: tuple[int, PyTree, list] = (0, carry, [])
     ran: list = []  # what the chunk under way has given
@@ -261,7 +303,7 @@ def _mean_loss(loss_fn: Callable, params: PyTree, data: PyTree, key: Key[Array, 
     return total / n_rows
 
 
-def _build_epoch(get_loss: Callable, get_update: Callable, batch_size: int) -> Callable:
+def _build_epoch(get_loss: Callable, get_valid_loss: Callable, get_update: Callable, batch_size: int) -> Callable:
     """One epoch as a step of :func:`scan_chunks`; it does nothing once the patience is over."""
     import optax
 
@@ -295,7 +337,7 @@ def _build_epoch(get_loss: Callable, get_update: Callable, batch_size: int) -> C
             if valid is not None:
                 # The same key each epoch: epochs compare on common random numbers.
                 size = min(batch_size, len(jax.tree.leaves(valid)[0]))
-                valid_loss = criterion = _mean_loss(get_loss(), fit.params, valid, valid_key, size)
+                valid_loss = criterion = _mean_loss(get_valid_loss(), fit.params, valid, valid_key, size)
             better = criterion < fit.best_loss
             best = jax.tree.map(lambda new, old: jnp.where(better, new, old), fit.params, fit.best_params)
             fit = fit._replace(
@@ -323,12 +365,14 @@ def fit_minibatch(
     patience: int | None = None,
     validation_fraction: ScalarLike = 0.1,
     clip_norm: ScalarLike | None = None,
+    valid_loss_fn: Callable | None = None,
     progress: bool = True,
 ) -> tuple[PyTree, dict[str, np.ndarray]]:
     """Minimise a loss by minibatch gradient descent and return the parameters of the best epoch.
 
     A host driver: epochs are scanned on the device, some ten between two looks of the host. It compiles once for each
-    `loss_fn`, `optimizer` (by identity), `batch_size` and shapes. Ctrl-C returns the best parameters so far.
+    `loss_fn`, `valid_loss_fn`, `optimizer` (by identity), `batch_size` and shapes. Ctrl-C returns the best parameters
+    so far.
 
     Parameters
     ----------
@@ -353,6 +397,8 @@ def fit_minibatch(
         of an epoch (its mean over the epoch's steps) chooses the best parameters.
     clip_norm : float, optional
         Longest gradient.
+    valid_loss_fn : callable, optional
+        The loss of held-out rows, as `loss_fn` has it, where that differs: without dropout, for example.
     progress : bool
         Show a bar.
 
@@ -399,7 +445,8 @@ def fit_minibatch(
     data = jax.tree.map(lambda x: x[order[n_valid:]], data)
     batch_size = min(batch_size, n_rows - n_valid)
     chunk = max(10, 100 * batch_size // n_rows)
-    epoch = _cached(_build_epoch, (loss_fn, optimizer.update), batch_size)
+    valid_loss_fn = loss_fn if valid_loss_fn is None else valid_loss_fn
+    epoch = cached(_build_epoch, (loss_fn, valid_loss_fn, optimizer.update), batch_size)
     dtype = jnp.result_type(*jax.tree.leaves(params))
     fit = _Fit(params, optimizer.init(params), params, jnp.array(jnp.inf, dtype), jnp.zeros((), jnp.int32))
     options = _FitOptions(loop_key, jnp.array(patience, jnp.int32), jnp.array(clip, dtype))
