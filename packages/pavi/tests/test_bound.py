@@ -116,6 +116,19 @@ def test_chunks_change_nothing(encoding, dependence):
         np.testing.assert_allclose(draws[0][name], draws[1][name], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("sizes", [{}, {"groups": 2}])
+def test_the_bound_on_all_copies_is_that_of_the_full_guide(sizes):
+    """Whatever was asked before: both have one setup."""
+    _, x = simulate_gre(jax.random.key(0), 6, 3, 2, scales=SCALES)
+    guides = [AutoPAVI(model, hidden=(4,), subsample_sizes=sizes) for _ in range(2)]
+    params = moved(guides[0], x)
+    ways = [lambda guide: elbo(1, params, guide.full, x), lambda guide: elbo(1, params, guide, x, full=True)]
+    first, second = ([float(way(guide)) for way in order] for guide, order in zip(guides, (ways, ways[::-1]), strict=True))
+    assert first[0] == first[1] == second[0] == second[1]
+    chunked = elbo(1, params, guides[0].full, x, chunk_size=2)
+    np.testing.assert_allclose(chunked, elbo(1, params, guides[0], x, full=True, chunk_size=2), rtol=1e-6)
+
+
 def test_elbo_under_jit_vmap_and_grad(x64):
     _, x = simulate_gre(jax.random.key(0), 6, 3, 2, scales=SCALES)
     guide = AutoPAVI(model, hidden=(4,), subsample_sizes={"groups": 2})
