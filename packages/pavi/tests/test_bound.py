@@ -123,7 +123,8 @@ def test_the_bound_on_all_copies_is_that_of_the_full_guide(sizes):
     guides = [AutoPAVI(model, hidden=(4,), subsample_sizes=sizes) for _ in range(2)]
     params = moved(guides[0], x)
     ways = [lambda guide: elbo(1, params, guide.full, x), lambda guide: elbo(1, params, guide, x, full=True)]
-    first, second = ([float(way(guide)) for way in order] for guide, order in zip(guides, (ways, ways[::-1]), strict=True))
+    first = [float(way(guides[0])) for way in ways]
+    second = [float(way(guides[1])) for way in reversed(ways)]
     assert first[0] == first[1] == second[0] == second[1]
     chunked = elbo(1, params, guides[0].full, x, chunk_size=2)
     np.testing.assert_allclose(chunked, elbo(1, params, guides[0], x, full=True, chunk_size=2), rtol=1e-6)

@@ -394,7 +394,10 @@ class Setup:
         if not self.encodes:
             return self.take_rows(params, indices)
         found = self.encode(params[self.encoder_name], *self.arguments(dynamic), self.all_indices({}))
-        return {name: self.take_copies(name, x, indices) for name, x in found.items()}
+        sizes = {name: len(i) for name, i in indices.items()}
+        shape = lambda name: (*self.graph.batch_shape(self.graph.sites[name].plates, sizes), self.guide.encoding_size)
+        # In a plate without observations all copies have the same.
+        return {name: jnp.broadcast_to(self.take_copies(name, x, indices), shape(name)) for name, x in found.items()}
 
     def take_copies(self, name: str, x: Array, indices: Mapping[str, Array], but: str | None = None) -> Array:
         """Encodings of a site at the given copies of its plates."""
