@@ -113,6 +113,35 @@ def test_copies_start_apart_where_all_are_visited(options, x64):
     np.testing.assert_allclose(draws["shift"].mean(0), jnp.broadcast_to(jnp.array([2.0, 0.0]), (5, 2)), atol=0.01)
 
 
+@pytest.mark.parametrize("options", [{}, {"encoding": "data"}, {"amortize": False}])
+def test_values_for_all_copies_are_kept_where_a_few_are_visited(options):
+    """Also where they bound others; encodings from data start at their mean."""
+    from numpyro.infer import init_to_value
+
+    def model(x):
+        with numpyro.plate("rows", 6, dim=-2) as i:
+            top = numpyro.sample("top", dist.Uniform(4.0, 8.0))
+            with numpyro.plate("columns", 2, dim=-1):
+                numpyro.sample("u", dist.Uniform(0.0, top))
+                numpyro.sample("x", dist.Normal(top, 1), obs=x[i])
+
+    values = {"top": jnp.full((6, 1), 5.0), "u": jnp.array([1.0, 3.0])[:, None] + jnp.array([0.0, 1.0])}
+    values["u"] = jnp.tile(values["u"], (3, 1))
+    guide = AutoPAVI(
+        model, init_scale=0.01, subsample_sizes={"rows": 2}, **{**SMALL, "init_loc_fn": init_to_value(values=values)},
+        **options
+    )  # fmt: skip
+    x = jnp.zeros((6, 2))
+    draws = guide.sample_posterior(0, start(guide, x), x, sample_shape=(200,))
+    z = jnp.log(values["u"] / (5 - values["u"]))
+    expected = 5 / (1 + jnp.exp(-(z.mean() if guide.encoding == "data" else z)))
+    # Rows of the table differ by a tenth of the spread besides.
+    np.testing.assert_allclose(
+        draws["u"].mean(0), jnp.broadcast_to(expected, (6, 2)), atol=0.5 if not options else 0.02
+    )
+    np.testing.assert_allclose(draws["top"].mean(0), 5.0, atol=0.02)
+
+
 def test_prior_dependence_starts_at_the_prior(data, x64):
     guide = AutoPAVI(gre, dependence="prior", **SMALL)
     params = start(guide, data)
@@ -239,6 +268,20 @@ def test_sizes_from_create_plates_and_from_the_model(data):
     assert call(AutoPAVI(model, create_plates=plates, **SMALL)) == (2,)
     assert call(AutoPAVI(model, create_plates=plates, subsample_sizes={"g": 4}, **SMALL)) == (4,)
     assert call(AutoPAVI(model, **SMALL).full) == (6,)
+
+
+def test_encodings_of_a_plate_without_observations_have_its_copies():
+    def model(x):
+        with numpyro.plate("k", 3, dim=-2):
+            numpyro.sample("a", dist.Normal(0, 1))
+        with numpyro.plate("g", len(x), dim=-1) as g:
+            z = numpyro.sample("z", dist.Normal(0, 1))
+            numpyro.sample("x", dist.Normal(z, 1), obs=x[g])
+
+    guide, x = AutoPAVI(model, encoding="data", **SMALL), jnp.arange(6.0)
+    params = start(guide, x)
+    assert {k: v.shape for k, v in guide.encodings(params, x).items()} == {"a": (3, 1, 3), "z": (6, 3)}
+    assert guide.encodings(params, x, indices={"k": [1]})["a"].shape == (1, 1, 3)
 
 
 def test_encodings_from_data_serve_new_groups(data):

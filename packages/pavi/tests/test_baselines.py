@@ -1,5 +1,7 @@
 """Tests of gyri.pavi.baselines: exact identities of the bounds, recovery of known posteriors."""
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,16 @@ from gyri.pavi.baselines import AutoCascadingFlow, highway, hmc, init_highway, u
 from gyri.pavi.plates import plate_graph
 
 SCALES = (1.3, 0.7, 0.9)
+
+
+@pytest.fixture
+def compiled():
+    """Compilations from here on."""
+    events = []
+    listen = lambda event, *_, **__: events.append(event) if "backend_compile" in event else None
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield events
+    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def randomised(params, key=0, scale=0.3):
@@ -183,6 +195,21 @@ def test_shapes_of_draws():
     assert (draws["tau"] > 0).all() and (abs(draws["b"]) < 1).all()
 
 
+def test_draws_compile_once_for_data_of_one_shape(compiled):
+    x = np.zeros((2, 3), np.float32)
+    guide = AutoCascadingFlow(crossed, auxiliary_size=2, n_layers=1)
+    params = start(crossed, guide, x)
+    moved = randomised(params)
+    first = guide.sample_posterior(0, params, x)
+    compiled.clear()
+    again = guide.sample_posterior(0, params, x + 1)  # the guide does not look at the data
+    other = guide.sample_posterior(0, moved, x)
+    assert not compiled
+    np.testing.assert_array_equal(first["c"], again["c"])
+    assert not np.array_equal(first["c"], other["c"])
+    assert not copy.copy(guide)._programs  # they are of the guide itself
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"auxiliary_size": 0}, "auxiliary_size"), ({"n_layers": 0}, "n_layers"), ({"reverse": "none"}, "reverse")],
@@ -250,10 +277,35 @@ def test_constrained_sites_and_same_key_same_result():
     assert (one.sample(1, 50)["s"] > 0).all()
 
 
+def test_results_compile_once_and_data_are_no_constants(compiled):
+    traced = []
+
+    def model(x, scale):
+        traced.append(isinstance(x, jax.core.Tracer))
+        z = numpyro.sample("z", dist.Normal(0.0, scale))
+        with numpyro.plate("n", len(x)):
+            numpyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    result = uivi_fit(model, 0, 5, np.ones(3, np.float32), scale=2.0)
+    assert traced[-1]
+    first = result.elbo(1, 10, 20), result.sample(1, 4)
+    assert traced[-1]
+    compiled.clear()
+    second = result.elbo(1, 10, 20), result.sample(1, 4)
+    assert not compiled
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    z = jnp.array([0.3])
+    expected = dist.Normal(0.0, 2.0).log_prob(0.3) + 3 * dist.Normal(0.3, 1.0).log_prob(1.0)
+    np.testing.assert_allclose(result.log_joint(z), expected, rtol=1e-5)
+    assert result.elbo(1, 10, 5) != first[0]
+
+
 def test_bad_sizes_and_bad_densities():
     for options in ({"num_kept": 0}, {"num_leapfrog": 0}, {"num_particles": 0}, {"noise_dim": 0}):
         with pytest.raises(ValueError, match=next(iter(options))):
             uivi_fit(banana, 0, 5, **options)
+    with pytest.raises(ValueError, match="optax"):
+        uivi_fit(banana, 0, 5, optimizer=numpyro.optim.Adam(1e-2))
 
     def broken():
         z = numpyro.sample("z", dist.Normal(0.0, 1.0))

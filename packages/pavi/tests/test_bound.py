@@ -12,6 +12,7 @@ from numpyro import handlers
 from numpyro.infer import Trace_ELBO
 
 from gyri.pavi import AutoPAVI, elbo
+from gyri.pavi.encoders import SetEncoder, deepset
 from gyri.pavi.models import gre, simulate_gre
 
 SCALES = (1.0, 0.7, 0.5)
@@ -116,6 +117,20 @@ def test_chunks_change_nothing(encoding, dependence):
         np.testing.assert_allclose(draws[0][name], draws[1][name], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("sizes", [{}, {"groups": 2}])
+def test_the_bound_on_all_copies_is_that_of_the_full_guide(sizes):
+    """Whatever was asked before: both have one setup."""
+    _, x = simulate_gre(jax.random.key(0), 6, 3, 2, scales=SCALES)
+    guides = [AutoPAVI(model, hidden=(4,), subsample_sizes=sizes) for _ in range(2)]
+    params = moved(guides[0], x)
+    ways = [lambda guide: elbo(1, params, guide.full, x), lambda guide: elbo(1, params, guide, x, full=True)]
+    first = [float(way(guides[0])) for way in ways]
+    second = [float(way(guides[1])) for way in reversed(ways)]
+    assert first[0] == first[1] == second[0] == second[1]
+    chunked = elbo(1, params, guides[0].full, x, chunk_size=2)
+    np.testing.assert_allclose(chunked, elbo(1, params, guides[0], x, full=True, chunk_size=2), rtol=1e-6)
+
+
 def test_elbo_under_jit_vmap_and_grad(x64):
     _, x = simulate_gre(jax.random.key(0), 6, 3, 2, scales=SCALES)
     guide = AutoPAVI(model, hidden=(4,), subsample_sizes={"groups": 2})
@@ -146,6 +161,26 @@ def test_entropy_weight_zero_is_the_log_density_of_the_model():
     key = jax.random.split(jax.random.key(2), 1)
     assert key.shape == (1,)
     np.testing.assert_allclose(mode - whole, guide.log_density(params, draw, x)[0], rtol=1e-4)
+
+
+def test_an_encoder_without_rows_may_mix_the_copies():
+    """What one draws and bounds is what the density says: each copy less the mean of all."""
+    _, x = simulate_gre(jax.random.key(0), 4, 3, 2, scales=SCALES)
+    plain = deepset((4,))
+
+    def apply(*args):
+        found = plain.apply(*args)
+        return {plates: e - e.mean(0, keepdims=True) if "groups" in plates else e for plates, e in found.items()}
+
+    guide = AutoPAVI(model, encoding="data", encoder=SetEncoder(plain.init, apply), hidden=(4,))
+    params = moved(guide, x)
+    draw = guide.sample_posterior(2, params, x)
+    entropy = elbo(2, params, guide, x, full=True) - elbo(2, params, guide, x, full=True, entropy_weight=0.0)
+    single = guide.sample_posterior(2, params, x, sample_shape=(1,))
+    np.testing.assert_allclose(entropy, -guide.log_density(params, single, x)[0], rtol=1e-4)
+    order = jnp.array([2, 0])
+    some = guide.sample_posterior(2, params, x, indices={"groups": order}, chunk_size=1)
+    np.testing.assert_allclose(some["theta"], draw["theta"][order], atol=1e-6)
 
 
 def test_factors_and_scales_of_the_model_count_as_in_numpyro():

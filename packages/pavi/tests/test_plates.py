@@ -37,6 +37,10 @@ def test_indices_do_not_depend_on_the_plate_in_cost():
     assert "tensor<1000000" not in text(10**6)
 
 
+def test_an_integer_is_a_key():
+    np.testing.assert_array_equal(sample_indices(3, 10, 5), sample_indices(jax.random.key(3), 10, 5))
+
+
 @pytest.mark.parametrize("num", [-1, 4])
 def test_too_many_indices(num):
     with pytest.raises(ValueError, match="num"):

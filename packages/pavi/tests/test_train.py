@@ -239,6 +239,7 @@ def test_progress_off_is_silent(data, capsys):
         ({"warmup_steps": -1}, "warmup_steps"),
         ({"block": 0}, "block"),
         ({"optimizer": "adam"}, "optimizer"),
+        ({"optimizer": numpyro.optim.Adam(1e-2)}, r"optax\.adam\(1e-2\), got numpyro\.optim\.Adam"),
         ({"init_params": {}}, "init_params"),
     ],
 )

@@ -64,8 +64,8 @@ class AutoPAVI(AutoGuide):
         Of the parameters' names.
     init_loc_fn : callable
         NumPyro's initialisation strategy: where each flow starts. Copies start apart if their plates are not
-        subsampled and free encodings have an entry for each dimension of the site; else at their mean. For the built-in
-        flows, and not for ``dependence="prior"``, which starts at the prior.
+        subsampled, or `init_to_value` has a value for each, and free encodings have an entry for each dimension of the
+        site; else at their mean. For the built-in flows, and not for ``dependence="prior"``, which starts at the prior.
     init_scale : float
         Standard deviation of each flow at the start, in unconstrained space.
     create_plates : callable, optional

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,7 @@ import numpyro
 import numpyro.distributions as dist
 import optax
 from jax.flatten_util import ravel_pytree
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, PyTree
 from numpyro import handlers
 from numpyro.distributions import biject_to
@@ -25,6 +27,8 @@ from gyri.numerics.validation import as_key, check_option, check_positive_int
 
 from .flows import apply_mlp, init_kernels, mlp_of
 from .plates import PlateGraph, plate_graph
+from .setup import signature_of
+from .train import check_optimizer
 
 _LINEAR = 3.0
 _EDGE = 80.0  # where draws at the very edge of a support go in unconstrained space
@@ -195,6 +199,7 @@ class AutoCascadingFlow(AutoGuide):
         self.auxiliary_size = check_positive_int(auxiliary_size, "auxiliary_size")
         self.n_layers = check_positive_int(n_layers, "n_layers")
         self.reverse = check_option(reverse, "reverse", ("gaussian", "prior"))
+        self._programs: dict[Any, Callable] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
         """Draw all latents; as a NumPyro guide.
@@ -267,14 +272,23 @@ class AutoCascadingFlow(AutoGuide):
         dict of str to Array
             Site to draws, shape sample_shape + batch + event.
         """
+        dynamic, static = eqx.partition((args, kwargs), eqx.is_array)
 
-        def draw(key: Array) -> dict[str, Array]:
+        def draw(key: Array, params: dict, dynamic: tuple) -> dict[str, Array]:
+            args, kwargs = eqx.combine(dynamic, static)
             with handlers.block(), handlers.seed(rng_seed=key), handlers.substitute(data=params):
                 return self(*args, **kwargs)
 
+        signature = signature_of((args, kwargs))
+        if signature not in self._programs:
+            self._programs[signature] = jax.jit(jax.vmap(draw, (0, None, None)))
         keys = jax.random.split(as_key(rng_key), int(np.prod(sample_shape)))
-        draws = jax.jit(jax.vmap(draw))(keys)
+        draws = self._programs[signature](keys, params, dynamic)
         return jax.tree.map(lambda value: value.reshape(sample_shape + value.shape[1:]), draws)
+
+    def __getstate__(self) -> dict:
+        """For copies and pickles: without what is compiled."""
+        return {**super().__getstate__(), "_programs": {}}
 
 
 def _children(graph: PlateGraph, name: str) -> list[str]:
@@ -413,11 +427,15 @@ class UIVIResult:
         dict of str to Array, shape (n, *batch, *event)
             Constrained.
         """
+        keys = jax.random.split(as_key(key), check_positive_int(n, "n"))
+        return self._sample(self.params["network"], keys)
 
-        def draw(key: Array) -> Any:
-            return self.constrain(_draw(self.params["network"], key, self.noise_dim)[0])
+    @cached_property
+    def _sample(self) -> Callable:
+        def sample(constrain: Callable, network: PyTree, keys: Array) -> dict[str, Array]:
+            return jax.vmap(lambda key: constrain(_draw(network, key, self.noise_dim)[0]))(keys)
 
-        return jax.jit(jax.vmap(draw))(jax.random.split(as_key(key), check_positive_int(n, "n")))
+        return _compile(sample, self.constrain)
 
     def elbo(self, key: Any, num_particles: int = 100, num_noise: int = 1000) -> Float[Array, ""]:
         r"""Estimate the ELBO from below.
@@ -440,18 +458,30 @@ class UIVIResult:
         Array, shape ()
             In nats.
         """
-        network = self.params["network"]
+        num_noise = check_positive_int(num_noise, "num_noise", minimum=0)
+        keys = jax.random.split(as_key(key), check_positive_int(num_particles, "num_particles"))
+        return self._elbo(self.params["network"], keys, num_noise=num_noise)
 
-        def one(key: Array) -> Array:
-            key, other = jax.random.split(key)
-            z, noise, _ = _draw(network, key, self.noise_dim)
-            others = jax.random.normal(other, (num_noise, self.noise_dim))
-            log_q = jax.vmap(partial(_log_conditional, network, z))(jnp.concatenate([noise[None], others]))
-            return self.log_joint(z) - jax.nn.logsumexp(log_q) + jnp.log(1.0 + num_noise)
+    @cached_property
+    def _elbo(self) -> Callable:
+        def elbo(log_joint: Callable, network: PyTree, keys: Array, *, num_noise: int) -> Array:
+            def one(key: Array) -> Array:
+                key, other = jax.random.split(key)
+                z, noise, _ = _draw(network, key, self.noise_dim)
+                others = jax.random.normal(other, (num_noise, self.noise_dim))
+                log_q = jax.vmap(partial(_log_conditional, network, z))(jnp.concatenate([noise[None], others]))
+                return log_joint(z) - jax.nn.logsumexp(log_q) + jnp.log(1.0 + num_noise)
 
-        return jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=20).mean())(
-            jax.random.split(as_key(key), check_positive_int(num_particles, "num_particles"))
-        )
+            return jax.lax.map(one, keys, batch_size=20).mean()
+
+        return _compile(elbo, self.log_joint, static_argnames="num_noise")
+
+
+def _compile(function: Callable, law: Callable, **options: Any) -> Callable:
+    """``function(law, *args)`` as one program, of which the data that `law` holds are arguments, not constants."""
+    dynamic, static = eqx.partition(law, eqx.is_array)
+    run = lambda dynamic, *args, **kwargs: function(eqx.combine(dynamic, static), *args, **kwargs)
+    return partial(jax.jit(run, **options), dynamic)
 
 
 def _network(network: PyTree, noise: Array) -> tuple[Array, Array]:
@@ -597,7 +627,7 @@ def uivi_fit(
     FloatingPointError
         The log density became NaN or infinite.
     ValueError
-        Sizes below 1.
+        Sizes below 1, an optimizer that is not optax's.
 
     Examples
     --------
@@ -613,6 +643,7 @@ def uivi_fit(
     ----------
     Titsias, Ruiz (2019), Unbiased implicit variational inference.
     """
+    check_optimizer(optimizer)
     num_steps = check_positive_int(num_steps, "num_steps")
     num_particles = check_positive_int(num_particles, "num_particles")
     for value, name in ((num_burn_in, "num_burn_in"), (num_kept, "num_kept"), (num_leapfrog, "num_leapfrog")):
@@ -620,12 +651,19 @@ def uivi_fit(
     init_key, net_key, run_key = jax.random.split(as_key(rng_key), 3)
     with handlers.block():
         info = initialize_model(
-            init_key, model, init_strategy=init_to_median, model_args=args, model_kwargs=kwargs, validate_grad=False
-        )
+            init_key, model, init_strategy=init_to_median, dynamic_args=True,
+            model_args=args, model_kwargs=kwargs, validate_grad=False,
+        )  # fmt: skip
     start, unravel = ravel_pytree(info.param_info.z)
     noise_dim = start.size if noise_dim is None else check_positive_int(noise_dim, "noise_dim")
-    log_joint = lambda z: -info.potential_fn(unravel(z))
-    constrain = lambda z: {k: v for k, v in info.postprocess_fn(unravel(z)).items() if k in info.param_info.z}
+    sites, potential, postprocess = tuple(info.param_info.z), info.potential_fn, info.postprocess_fn
+
+    def constrained(args: tuple, kwargs: dict, z: Array) -> dict[str, Array]:
+        values = postprocess(*args, **kwargs)(unravel(z))
+        return {name: values[name] for name in sites}
+
+    log_joint = Partial(lambda args, kwargs, z: -potential(*args, **kwargs)(unravel(z)), args, kwargs)
+    constrain = Partial(constrained, args, kwargs)
     sizes = [noise_dim, *hidden, 2 * start.size]
     kernels = init_kernels(net_key, list(pairwise(sizes)))
     kernels[-1] = init_scale * kernels[-1]
@@ -636,22 +674,25 @@ def uivi_fit(
     }
     if optimizer is None:
         optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, num_steps, alpha=0.01))
-    grad_joint = jax.value_and_grad(log_joint)
 
-    def slope(network: PyTree, key: Array, log_step: Array) -> tuple[Array, Array, Array, Array, Array]:
+    def slope(
+        log_joint: Callable, network: PyTree, key: Array, log_step: Array
+    ) -> tuple[Array, Array, Array, Array, Array]:
         """A draw's noise, the direction in which the ELBO rises at its z, and the sampler's acceptance."""
         draw_key, sampler_key = jax.random.split(key)
         z, noise, u = _draw(network, draw_key, noise_dim)
         posterior = lambda e: _log_conditional(network, z, e) - 0.5 * (e**2).sum()
         kept, accepted = hmc(sampler_key, posterior, noise, jnp.exp(log_step), num_burn_in, num_kept, num_leapfrog)
         loc, sd = _network(network, kept)
-        value, grad = grad_joint(z)
+        value, grad = jax.value_and_grad(log_joint)(z)
         return noise, u, grad + ((z - loc) / sd**2).mean(0), value, accepted
 
-    def step(carry: tuple, key: Array) -> tuple[tuple, Array]:
+    def step(log_joint: Callable, carry: tuple, key: Array) -> tuple[tuple, Array]:
         network, state, log_step = carry
         keys = jax.random.split(key, num_particles)
-        noise, u, direction, value, accepted = jax.vmap(slope, (None, 0, None))(network, keys, log_step)
+        noise, u, direction, value, accepted = jax.vmap(partial(slope, log_joint), (None, 0, None))(
+            network, keys, log_step
+        )
 
         def surrogate(network: PyTree) -> Array:
             loc, sd = _network(network, noise)
@@ -661,12 +702,11 @@ def uivi_fit(
         log_step = log_step + 0.1 * (accepted.mean() - target_accept)
         return (optax.apply_updates(network, updates), state, log_step), value.mean()
 
-    @jax.jit
-    def run(network: PyTree, key: Array) -> tuple[tuple, Array]:
+    def run(log_joint: Callable, network: PyTree, key: Array) -> tuple[tuple, Array]:
         first = (network, optimizer.init(network), jnp.full((), jnp.log(0.1), start.dtype))
-        return jax.lax.scan(step, first, jax.random.split(key, num_steps))
+        return jax.lax.scan(partial(step, log_joint), first, jax.random.split(key, num_steps))
 
-    (network, _, log_step), log_joints = run(network, run_key)
+    (network, _, log_step), log_joints = _compile(run, log_joint)(network, run_key)
     bad = ~np.isfinite(log_joints)
     if bad.any():
         raise FloatingPointError(f"uivi_fit: log density is not finite at step {int(bad.argmax())}; try a lower rate")

@@ -41,8 +41,8 @@ def elbo(
     num_particles : int
         Draws that are averaged. They share the copies and the encodings.
     full : bool
-        On all copies of all plates; otherwise on randomly drawn ones, an unbiased estimate of the same (for
-        ``encoding="data"``, see :class:`AutoPAVI`).
+        On all copies of all plates, as always of ``guide.full``; otherwise on randomly drawn ones, an unbiased estimate
+        of the same (for ``encoding="data"``, see :class:`AutoPAVI`).
     chunk_size : int, optional
         With `full`: copies of the outermost subsampled plate that are evaluated at once. The value does not depend
         on it.
@@ -75,6 +75,7 @@ def elbo(
     >>> elbo(2, params, guide, x, full=True).shape
     ()
     """
+    full = full or guide._full
     num_particles = check_positive_int(num_particles, "num_particles")
     if chunk_size is not None:
         chunk_size = check_positive_int(chunk_size, "chunk_size")
@@ -95,7 +96,7 @@ def elbo(
     def whole(key: Array, params: dict, dynamic: list, weight: Array) -> Array:
         return full_elbo(setup, params, key, dynamic, num_particles, chunk_size, weight)
 
-    run = setup.program(("elbo", num_particles, chunk_size), whole if full else reduced)
+    run = setup.program(("elbo", full, num_particles, chunk_size), whole if full else reduced)
     return run(as_key(rng_key), params, dynamic, weight)
 
 

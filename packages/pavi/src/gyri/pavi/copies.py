@@ -24,7 +24,7 @@ def rows_of(
     """
     args, kwargs = setup.arguments(dynamic)
     plate = setup.row_plate
-    outer = _outer_encodings(setup, params, dynamic, indices, chunk_size) if setup.encodes else {}
+    outer = _outer_encodings(setup, params, dynamic, chunk_size) if setup.encodes else {}
 
     def run(key: Array, n: Array | None) -> Family:
         chosen = dict(indices) if plate is None or n is None else {**indices, plate: n[None]}
@@ -35,10 +35,12 @@ def rows_of(
             noise |= setup.draw_noise(jax.random.fold_in(key, n + 1), chosen, inside)
         if not setup.encodes:
             return setup.run(params, setup.take_rows(params, chosen), None, args, kwargs, chosen, noise=noise)
-        found = dict(outer)
+        found = {name: setup.take_copies(name, outer[name], indices) for name in outside}
         if plate is not None and n is not None:
-            own = setup.encode(params[setup.encoder_name], args, kwargs, {**setup.all_indices({}), plate: n[None]})
-            found.update({name: setup.take_copies(name, own[name], indices, but=plate) for name in inside})
+            own = outer
+            if setup.guide.encoder.rows is not None:
+                own = setup.encode(params[setup.encoder_name], args, kwargs, {**setup.all_indices({}), plate: n[None]})
+            found.update({name: setup.take_copies(name, own[name], chosen) for name in inside})
         return setup.run(params, None, found, args, kwargs, chosen, noise=noise)
 
     return run, plate
@@ -113,30 +115,30 @@ def log_density(setup: Setup, params: dict, values: dict, dynamic: list, indices
 
 
 def _outer_encodings(
-    setup: Setup, params: Mapping[str, Any], dynamic: list, indices: Mapping[str, Array], chunk_size: int | None
+    setup: Setup, params: Mapping[str, Any], dynamic: list, chunk_size: int | None
 ) -> dict[str, Array]:
-    """Encodings of the sites outside of the row plate, from all data, chunk by chunk if the encoder can."""
+    """Encodings of the sites outside of the row plate, from all data, chunk by chunk.
+
+    Of all sites if the encoder cannot: then it may mix the copies.
+    """
     args, kwargs = setup.arguments(dynamic)
     weights, encoder, plate = params[setup.encoder_name], setup.guide.encoder, setup.row_plate
     everything = setup.all_indices({})
     if encoder.rows is None or plate is None:
-        found = setup.encode(weights, args, kwargs, everything)
-    else:
-        counts = dict.fromkeys(setup.graph.plates, 1.0)
+        return setup.encode(weights, args, kwargs, everything)
+    counts = dict.fromkeys(setup.graph.plates, 1.0)
 
-        def row(n: Array) -> Any:
-            obs, masks = setup.standardised(weights, args, kwargs, {**everything, plate: n[None]})
-            return encoder.rows(weights["network"], obs, masks, counts, plate)
+    def row(n: Array) -> Any:
+        obs, masks = setup.standardised(weights, args, kwargs, {**everything, plate: n[None]})
+        return encoder.rows(weights["network"], obs, masks, counts, plate)
 
-        tokens = map_rows(row, everything[plate], chunk_size)
-        axis = list(setup.graph.plates).index(plate)
-        join = lambda x: jnp.moveaxis(x.squeeze(axis + 1), 0, axis)
-        inside = {name: plate in setup.graph.sites[name].plates for name in setup.observed}
-        # What lies outside of the plate has told each row the same.
-        tokens = {k: jax.tree.map(join if inside[k[0]] else lambda x: x[0], v) for k, v in tokens.items()}
-        found = setup.site_encodings(encoder.apply(weights["network"], {}, {}, counts, tokens=tokens))
-    outside = [name for name in setup.latents if plate is None or plate not in setup.graph.sites[name].plates]
-    return {name: setup.take_copies(name, found[name], indices) for name in outside}
+    tokens = map_rows(row, everything[plate], chunk_size)
+    axis = list(setup.graph.plates).index(plate)
+    join = lambda x: jnp.moveaxis(x.squeeze(axis + 1), 0, axis)
+    inside = {name: plate in setup.graph.sites[name].plates for name in setup.observed}
+    # What lies outside of the plate has told each row the same.
+    tokens = {k: jax.tree.map(join if inside[k[0]] else lambda x: x[0], v) for k, v in tokens.items()}
+    return setup.site_encodings(encoder.apply(weights["network"], {}, {}, counts, tokens=tokens))
 
 
 def map_rows(row: Callable, rows: Array, chunk_size: int | None) -> Any:

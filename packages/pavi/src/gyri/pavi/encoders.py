@@ -36,7 +36,7 @@ class SetEncoder(NamedTuple):
     rows : callable, optional
         ``rows(params, obs, masks, counts, plate) -> tokens``: what the copies of a plate tell the levels above it.
         ``apply(params, {}, {}, counts, tokens=tokens)`` goes on from there, so that the data need not be in memory at
-        once; without it they are.
+        once; without it they are. Only for an encoder that encodes a copy alone as among others.
     """
 
     init: Callable[..., PyTree]

@@ -13,6 +13,8 @@ from numpyro.distributions import biject_to
 from numpyro.infer.inspect import get_dependencies
 from numpyro.primitives import Messenger, apply_stack
 
+from gyri.numerics.validation import as_key
+
 _FEW = 256  # draws that are compared pairwise; more are sorted
 
 
@@ -69,7 +71,7 @@ class PlateGraph(NamedTuple):
         return tuple(shape)
 
 
-def sample_indices(rng_key: Key[Array, ""], size: int, num: int) -> Int[Array, " {num}"]:
+def sample_indices(rng_key: Key[Array, ""] | Array | int, size: int, num: int) -> Int[Array, " {num}"]:
     """Draw distinct integers uniformly, in time and memory that do not grow with their range.
 
     Draws integers with replacement, then draws again what another place already holds until none does. That treats all
@@ -77,7 +79,7 @@ def sample_indices(rng_key: Key[Array, ""], size: int, num: int) -> Int[Array, "
 
     Parameters
     ----------
-    rng_key : PRNG key
+    rng_key : PRNG key or int
         Of the draw.
     size : int
         The integers are 0, ..., size - 1.
@@ -103,6 +105,7 @@ def sample_indices(rng_key: Key[Array, ""], size: int, num: int) -> Int[Array, "
     """
     if not 0 <= num <= size:
         raise ValueError(f"num: expected 0 to size={size} distinct integers, got {num}")
+    rng_key = as_key(rng_key)
     if 4 * num >= size:  # too many draws would be repeated
         order = jax.random.bits(rng_key, (2, size), jnp.uint32)
         return jax.lax.sort((*order, jnp.arange(size, dtype=jnp.int32)), num_keys=2)[2][:num]

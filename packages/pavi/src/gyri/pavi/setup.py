@@ -394,13 +394,16 @@ class Setup:
         if not self.encodes:
             return self.take_rows(params, indices)
         found = self.encode(params[self.encoder_name], *self.arguments(dynamic), self.all_indices({}))
-        return {name: self.take_copies(name, x, indices) for name, x in found.items()}
+        sizes = {name: len(i) for name, i in indices.items()}
+        shape = lambda name: (*self.graph.batch_shape(self.graph.sites[name].plates, sizes), self.guide.encoding_size)
+        # In a plate without observations all copies have the same.
+        return {name: jnp.broadcast_to(self.take_copies(name, x, indices), shape(name)) for name, x in found.items()}
 
-    def take_copies(self, name: str, x: Array, indices: Mapping[str, Array], but: str | None = None) -> Array:
+    def take_copies(self, name: str, x: Array, indices: Mapping[str, Array]) -> Array:
         """Encodings of a site at the given copies of its plates."""
         for plate in self.graph.sites[name].plates:
             axis = x.ndim - 1 + self.graph.plates[plate].dim
-            if plate != but and x.shape[axis] > 1:  # else the same for all copies
+            if x.shape[axis] > 1:  # else the same for all copies
                 x = jnp.take(x, indices[plate], axis)
         return x
 

@@ -1,6 +1,7 @@
 """Where a guide starts: each site at its strategy's value, encodings apart from each other, weights from one draw."""
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -100,24 +101,53 @@ def _tables(key: Array, batches: dict[str, tuple[int, ...]], encoding_size: int)
 def _locations(setup: "Setup", key: Array, args: tuple, kwargs: dict) -> dict[str, Array]:
     """Where the strategy starts each site in unconstrained space: (*batch, dim), 1 long in the subsampled plates.
 
-    There, what is drawn for a few copies is averaged, for a start that costs no more on a large plate.
+    There, what is drawn for a few copies is averaged, for a start that costs no more on a large plate. Values that the
+    strategy has for all copies are kept, all of them.
     """
     guide, graph = setup.guide, setup.graph
     if guide.dependence == "prior" or not guide._builtin_flow:
         return {}
-    start = handlers.substitute(handlers.seed(guide.model, key), substitute_fn=guide.init_loc_fn)
-    with handlers.block(), handlers.trace() as trace, FixPlates(indices=setup.first()):
-        start(*args, **kwargs)
+    trace, whole = _trace_start(setup, key, args, kwargs, setup.sizes)
+    sizes = dict(setup.sizes)
+    if whole:  # their parents may bound them, and a few of these are too few
+        sizes |= {plate: graph.plates[plate].size for plates in whole.values() for plate in plates}
+        trace, _ = _trace_start(setup, key, args, kwargs, sizes)
     locs = {}
     for name in setup.latents:
         site, plates = trace[name], graph.sites[name].plates
         z = jnp.nan_to_num(biject_to(site["fn"].support)._inverse(site["value"]))
         lead = z.shape[: z.ndim - len(unconstrained_shape(site["fn"]))]
         dim = graph.sites[name].unconstrained_size
-        z = jnp.broadcast_to(z.reshape(*lead, dim), (*graph.batch_shape(plates, setup.sizes), dim))
-        few = [graph.plates[plate].dim - 1 for plate in plates if setup.sizes[plate] < graph.plates[plate].size]
+        z = jnp.broadcast_to(z.reshape(*lead, dim), (*graph.batch_shape(plates, sizes), dim))
+        averaged = [p for p in plates if setup.sizes[p] < graph.plates[p].size and p not in whole.get(name, ())]
+        few = [graph.plates[plate].dim - 1 for plate in averaged]
         locs[name] = z.mean(few, keepdims=True) if few else z
     return locs
+
+
+def _trace_start(
+    setup: "Setup", key: Array, args: tuple, kwargs: dict, sizes: Mapping[str, int]
+) -> tuple[dict[str, Any], dict[str, set[str]]]:
+    """Run the model at the strategy's values on the first copies; also the sites and plates with values for all."""
+    graph = setup.graph
+    whole: dict[str, set[str]] = {}
+
+    def start(site: Any) -> Any:
+        value = setup.guide.init_loc_fn(site)
+        if value is None or site["name"] not in setup.latents:
+            return value
+        for plate in graph.sites[site["name"]].plates:
+            axis = graph.plates[plate].dim - len(graph.sites[site["name"]].event_shape)
+            if jnp.ndim(value) >= -axis and sizes[plate] < graph.plates[plate].size == jnp.shape(value)[axis]:
+                whole.setdefault(site["name"], set()).add(plate)
+                value = jnp.take(jnp.asarray(value), jnp.arange(sizes[plate]), axis)
+        return value
+
+    model = handlers.substitute(handlers.seed(setup.guide.model, key), substitute_fn=start)
+    fixed = FixPlates(indices={name: jnp.arange(b) for name, b in sizes.items()})
+    with handlers.block(), handlers.trace() as trace, fixed:
+        model(*args, **kwargs)
+    return trace, whole
 
 
 def _units(setup: "Setup", args: tuple, kwargs: dict) -> dict[str, dict[str, Array]]:

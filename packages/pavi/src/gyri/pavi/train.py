@@ -121,7 +121,7 @@ def fit(
     Raises
     ------
     ValueError
-        Bad data (see :class:`AutoPAVI`), a bad number, parameters of another guide.
+        Bad data (see :class:`AutoPAVI`), a bad number, an optimizer that is not optax's, parameters of another guide.
     FloatingPointError
         The loss is not finite; names the step.
 
@@ -148,8 +148,7 @@ def fit(
     num_particles = check_positive_int(num_particles, "num_particles")
     warmup_steps = check_positive_int(warmup_steps, "warmup_steps", minimum=0)
     block = check_positive_int(block, "block")
-    if optimizer is not None and not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise ValueError(f"optimizer: expected an optax.GradientTransformation, got {type(optimizer).__name__}")
+    check_optimizer(optimizer)
     setup = guide.setup(args, kwargs)
     setup.check_data(args, kwargs)
     init_key, key = jax.random.split(as_key(rng_key))
@@ -168,6 +167,13 @@ def fit(
         chunk=block, desc="fit", progress=progress_bar, donate=True,
     )  # fmt: skip
     return FitResult(programs.finish(carry), out["loss"], len(out["loss"]))
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Refuse what is neither None nor optax's: NumPyro's optimizers have the same methods, of other arguments."""
+    if optimizer is not None and not isinstance(optimizer, optax.GradientTransformation):
+        got = f"{type(optimizer).__module__}.{type(optimizer).__name__}"
+        raise ValueError(f"optimizer: expected an optax.GradientTransformation, as of optax.adam(1e-2), got {got}")
 
 
 def _check_params(setup: Setup, params: Mapping[str, Any], dynamic: list) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Parcellation of the cortex, with label probabilities of each vertex of each subject."""
 
-import copy
 from functools import lru_cache, partial
 from typing import Any
 
@@ -37,11 +36,13 @@ def start_at_clusters(x: np.ndarray, n_networks: int, seed: int) -> Any:
     return init_to_value(values=dict.fromkeys(("mu", "mu_subject", "mu_session"), centres))
 
 
-@lru_cache(maxsize=4)
-def shared_guide(n_networks: int, b: int) -> AutoPAVI:
-    """One guide for all seeds, compiled once."""
+def new_guide(n_networks: int, b: int, **options: Any) -> AutoPAVI:
+    """A guide of the parcellation."""
     model = partial(ms_hbm, n_networks=n_networks, labels="free", log_ranges=NARROW)
-    return AutoPAVI(model, encoding_size=16, subsample_sizes={"subjects": b})
+    return AutoPAVI(model, encoding_size=16, subsample_sizes={"subjects": b}, **options)
+
+
+shared_guide = lru_cache(maxsize=4)(new_guide)  # one for all seeds, compiled once
 
 
 def parcellate(setting: tuple[str, int]) -> dict[str, Any]:
@@ -50,8 +51,7 @@ def parcellate(setting: tuple[str, int]) -> dict[str, Any]:
     sizes, n_networks, b, steps = SIZES[scale]
     latents, x, labels = simulate_ms_hbm(seed, *sizes, n_networks=n_networks, labels="free")
     guide = shared_guide(n_networks, b)
-    at_clusters = copy.copy(guide)
-    at_clusters.init_loc_fn = start_at_clusters(np.asarray(x), n_networks, seed)
+    at_clusters = new_guide(n_networks, b, init_loc_fn=start_at_clusters(np.asarray(x), n_networks, seed))
     start = fit(at_clusters, jax.random.key(seed), 0, x, progress_bar=False).params
     result = fit(guide, jax.random.key(seed), steps, x, init_params=start, progress_bar=False)
     draws = guide.sample_posterior(jax.random.key(seed), result.params, x, sample_shape=(20,))
