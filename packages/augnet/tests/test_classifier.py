@@ -1,6 +1,9 @@
 """The scikit-learn front door: what it learns, refuses, repeats, saves and survives."""
 
 import importlib
+import itertools
+import sys
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -253,6 +256,66 @@ def test_ctrl_c_keeps_what_was_learned(data, monkeypatch):
     with pytest.warns(UserWarning, match="interrupted after 2 complete epochs"):
         model = make().fit(*data)
     assert len(model.history_["loss"]) == 2 and model.predict(data[0]).shape == (120,)
+
+
+def test_ctrl_c_between_any_two_instructions_keeps_the_last_step(data, monkeypatch):
+    # A signal is handled between two instructions; those from the third step to the fourth are tried one by one.
+    module = importlib.import_module("gyri.augnet.classifier")
+    calls, step = [], module.train_step
+
+    def counted(*args):
+        calls.append(1)
+        return step(*args)
+
+    def fit(at):
+        instructions = itertools.count()
+
+        def trace(frame, event, _):
+            if frame.f_code.co_name != "_run":
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode" and len(calls) == 3 and next(instructions) == at:
+                raise KeyboardInterrupt
+            return trace
+
+        calls.clear()
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            return make(n_epochs=1).fit(*data)
+        finally:
+            sys.settrace(before)
+
+    monkeypatch.setattr(module, "train_step", counted)
+    expected = None
+    for at in itertools.count():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model = fit(at)
+        if not caught:
+            break
+        kernel = np.asarray(model.model_.trunk.out.kernel[...])
+        expected = kernel if expected is None else expected
+        np.testing.assert_array_equal(kernel, expected)
+    assert at > 5 and len(calls) == 6
+
+
+def test_a_step_gives_plain_arrays(monkeypatch):
+    # Typed keys, such as those of a dropout, are rebuilt by Python after the step, which Ctrl-C can cut in two.
+    module = importlib.import_module("gyri.augnet.classifier")
+    step, seen = module.train_step, []
+    monkeypatch.setattr(module, "train_step", lambda *args: seen.append(step(*args)) or seen[-1])
+    model = make(Norm, "affine", n_epochs=1).fit(IMAGES, np.arange(9) % 2)
+    assert not any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in seen[-1])
+    assert jnp.issubdtype(model.model_.trunk.drop.rngs.key[...].dtype, jax.dtypes.prng_key)
+
+
+def test_the_last_batch_is_filled_up_with_examples():
+    # A pairing of equal images changes nothing, unless what fills the batch takes part in it.
+    X = np.ones((5, 8, 8, 1), np.float32)
+    model = make(Norm, image_transforms(("sample_pairing",)), n_epochs=1, init_magnitude=0.5, batch_size=4)
+    probabilities = model.fit(X, np.arange(5) % 2).set_params(batch_size=8).predict_proba(X)
+    np.testing.assert_allclose(probabilities, np.broadcast_to(probabilities[0], (5, 2)), rtol=1e-5)
 
 
 def test_a_loss_that_is_not_finite_stops(data):

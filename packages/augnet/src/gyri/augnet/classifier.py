@@ -26,7 +26,7 @@ from .image import SETS as IMAGE_SETS
 from .invariance import invariance
 from .layers import AugmentationLayer, AugNet
 from .losses import KINDS
-from .training import Rates, begin, end, predict, train_step
+from .training import Rates, begin, end, flatten, predict, train_step, unflatten
 
 _KIND = "gyri.augnet.AugNetClassifier"
 _PLAIN = (bool, int, float, str)
@@ -217,7 +217,8 @@ class AugNetClassifier(ClassifierMixin, BaseEstimator):
         x, y = jnp.asarray(X), jnp.asarray(labels)
         batch_size = min(check_positive_int(self.batch_size, "batch_size"), len(x))
         n_batches = len(x) // batch_size
-        leaves, structure = jax.tree.flatten(carry)
+        leaves, structure = flatten(carry)
+        ran = [leaves]  # what the last step left comes last
         key_order, key_step = jax.random.split(key)
         rows: list[dict[str, Any]] = []
         try:
@@ -228,20 +229,23 @@ class AugNetClassifier(ClassifierMixin, BaseEstimator):
                     factor = 1.0 if self.reg_schedule is None else self.reg_schedule(epoch)
                     factor = check_scalar(reg * factor, "reg_schedule", minimum=0.0)
                     for _ in range(n_batches):
-                        leaves = train_step(
-                            graph, structure, self.penalty, leaves, x, y, batches, factor, rates, key_step
-                        )
-                    carry = jax.tree.unflatten(structure, leaves)
+                        args = (graph, structure, self.penalty, ran[-1], x, y, batches, factor, rates, key_step)
+                        # One call that Ctrl-C cannot cut in two: a step overwrites the arrays that it is given.
+                        ran.extend(map(train_step, *zip(args)))
+                        del ran[:-1]
+                    carry = unflatten(structure, ran[-1])
                     rows.append(self._row(graph, carry, n_batches, epoch))
                     carry = carry._replace(totals=jax.tree.map(jnp.zeros_like, carry.totals))
-                    leaves = jax.tree.leaves(carry)
+                    ran.append(flatten(carry)[0])
                     bar.set_postfix(loss=f"{rows[-1]['loss']:.3g}", accuracy=f"{rows[-1]['accuracy']:.3f}")
                     bar.update()
         except KeyboardInterrupt:
+            if any(leaf.is_deleted() for leaf in ran[-1]):
+                raise  # cut in two while the first step was compiled, which is Python: there is nothing to keep
             warnings.warn(f"interrupted after {len(rows)} complete epochs; the fit holds what they left", stacklevel=3)
         names = ("loss", "ce", "accuracy", "weights", "magnitudes")
         self.history_ = {name: np.array([row[name] for row in rows]) for name in names}
-        return jax.tree.unflatten(structure, leaves)
+        return unflatten(structure, ran[-1])
 
     @staticmethod
     def _row(graph: Any, carry: Any, n_batches: int, epoch: int) -> dict[str, Any]:
