@@ -229,6 +229,48 @@ def test_save_and_load_with_named_layers_strings_and_a_key(data, tmp_path):
     assert again.fit(X, names).history_["loss"] == model.history_["loss"]
 
 
+def test_saved_numbers_of_numpy_and_changes_of_the_model_are_loaded(data, tmp_path):
+    X, y = data
+    options = {"copies": np.int64(2), "temperature": np.float32(1.0), "init_magnitude": np.array([0.5, 0.25])}
+    options |= {"decoupled": np.bool_(True), "random_state": np.int64(3)}
+    model = make(n_epochs=1).set_params(**options).fit(X, y)  # as a search over a grid of arrays does
+
+    def loaded():
+        model.save(tmp_path / "model")
+        again = AugNetClassifier.load(tmp_path / "model", trunk=Trunk, layers=CHOICES)
+        np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+        return again
+
+    again = loaded()
+    assert (again.copies, again.temperature, again.random_state, again.decoupled) == (2, 1.0, 3, True)
+    np.testing.assert_array_equal(again.fit(X, y).history_["loss"], model.history_["loss"])
+    model.set_params(copies=7)  # of the next fit
+    assert loaded().model_.copies == 2
+    model.model_.copies, model.model_.train_copies, model.model_.aggregate = 5, 3, "softmax"
+    model.model_.layers[0].temperature, model.model_.layers[0].sampling = 0.1, "example"
+    again = loaded()
+    assert again.copies == 7 and again.model_.train_copies == 3 and again.model_.layers[0].temperature == 0.1
+
+
+def test_what_cannot_be_saved_is_named(data, tmp_path):
+    schedules = {"learning_rate": lambda step: 0.01, "reg_schedule": lambda epoch: 1.0}
+    model = make(**schedules, n_epochs=1).fit(*data)
+    with pytest.warns(UserWarning, match="set learning_rate, reg_schedule before another fit"):
+        model.save(tmp_path / "model")
+    model.set_params(n_layers=2)
+    with pytest.warns(UserWarning, match="functions"), pytest.raises(ValueError, match="layers, n_layers: expected"):
+        model.save(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_invariance_to_a_transform_that_leaves_the_range_of_images():
+    model = make(Norm, "non_affine", n_epochs=1).fit(IMAGES, np.arange(9) % 2)
+    noise = lambda key, x: x + 0.1 * jax.random.normal(key, x.shape)
+    assert model.invariance(IMAGES, noise).shape == (9,)
+    with pytest.raises(ValueError, match=r"X: expected images in \[0, 1\]"):
+        model.invariance(2 * IMAGES, noise)
+
+
 @pytest.mark.parametrize("decoupled", [False, True])
 def test_rates_are_data_of_one_program(data, decoupled):
     training = importlib.import_module("gyri.augnet.training")
