@@ -169,6 +169,21 @@ def test_a_trunk_that_reads_what_changes_is_read_anew():
     np.testing.assert_allclose(net(X, key=KEY), 2 * one, rtol=1e-5)
 
 
+def test_things_without_a_hash_in_a_trunk_or_a_transform():
+    class Gain:
+        __hash__ = None
+
+        def __call__(self, key, x, arg):
+            return arg * x
+
+    trunk = Trunk(nnx.Rngs(0))
+    trunk.options = {"size": 3}
+    for layer in (AugmentationLayer(TIME_FREQ), AugmentationLayer((Transform("gain", Gain(), (1.0, 2.0)),))):
+        net = AugNet(trunk, layer, copies=2)
+        net.eval()
+        assert net(X, key=KEY).shape == (5, 3) and layer(X, key=KEY).shape == X.shape
+
+
 def test_augerino_beside_layers():
     net = AugNet(lambda x: x.mean((1, 2)), [Augerino(), AugmentationLayer(image_transforms())], copies=2)
     assert net.weights.shape == (5,) and len(net.describe()) == 11

@@ -14,7 +14,7 @@ from gyri.numerics.transform import Transform
 from gyri.numerics.validation import check_array, check_option, check_positive_int, check_scalar
 
 from .augerino import AUGMENTATION, Augerino
-from .mixing import choose_for_each, mix
+from .mixing import choose_for_each, has_hash, mix
 
 AGGREGATES = ("log_softmax", "softmax", "logits", "mean")
 
@@ -160,8 +160,8 @@ class AugNet(nnx.Module):
     Parameters
     ----------
     trunk : nnx.Module or callable
-        Network (n, ...) -> (n, k). In evaluation a module is compiled once; any other function, which might read what
-        changes, at each call outside of `jit`.
+        Network (n, ...) -> (n, k). In evaluation a module is compiled once, unless it holds things without a hash; any
+        other function, which might read what changes, at each call outside of `jit`.
     layers : AugmentationLayer, Augerino, or sequence of them
         Applied one after the other.
     copies : int
@@ -257,11 +257,11 @@ class AugNet(nnx.Module):
             *((self.copies, "copies") if self.deterministic else (self.train_copies, "train_copies"))
         )
         x = jnp.asarray(x)
-        if self.deterministic and isinstance(self.trunk, nnx.Module):
+        if self.deterministic:
             definition, state = nnx.split(self)
             leaves, structure = jax.tree.flatten(state)
-            return _evaluate((definition, structure), copies, leaves, x, key)
-        if self.deterministic:
+            if isinstance(self.trunk, nnx.Module) and has_hash(definition):
+                return _evaluate((definition, structure), copies, leaves, x, key)
             return self._one_by_one(x, key, copies)
         keys = jax.vmap(lambda c: jax.random.fold_in(key, c))(jnp.arange(copies))
         augmented = jax.vmap(lambda k: self.augment(x, key=k))(keys)

@@ -1,7 +1,6 @@
 """A choice among transforms: their convex mixture, which is differentiable, or one drawn at random."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -52,14 +51,42 @@ def _checked(logits: Any, magnitude: Any, transforms: Sequence[Transform], x: An
     return logits, magnitude, x
 
 
-@partial(jax.jit, static_argnums=0)
+def has_hash(x: Any) -> bool:
+    """Whether a program can be kept under an object.
+
+    Parameters
+    ----------
+    x : object
+        Anything.
+
+    Returns
+    -------
+    bool
+        False for, say, a tuple with a dict in it.
+
+    Examples
+    --------
+    >>> has_hash((1, "a")), has_hash(({},))
+    (True, False)
+    """
+    try:
+        hash(x)
+    except TypeError:
+        return False
+    return True
+
+
 def _draw(
     transforms: tuple[Transform, ...], key: Any, logits: Array, magnitude: Array, x: Array, temperature: Any, apply: Any
 ) -> Array:
-    """One transform for the batch. A program of its own: `switch` would compile branches that are made anew, anew."""
+    """One transform for the batch."""
     fns = _each(transforms, magnitude, apply, exact=True)
     chosen = jax.random.categorical(jax.random.fold_in(key, len(fns)), logits / temperature)
     return jax.lax.switch(chosen, [lambda x, fn=fn: fn(key, x) for fn in fns], x)
+
+
+# A program of its own, kept under the transforms: `switch` alone would compile branches that are made anew, anew.
+_compiled_draw = jax.jit(_draw, static_argnums=0)
 
 
 def mix(
@@ -127,7 +154,9 @@ def mix(
     """
     logits, magnitude, x = _checked(logits, magnitude, transforms, x)
     if not relaxed:
-        return _draw(tuple(transforms), key, logits, magnitude, x, temperature, apply_temperature)
+        transforms = tuple(transforms)
+        draw = _compiled_draw if has_hash(transforms) else _draw
+        return draw(transforms, key, logits, magnitude, x, temperature, apply_temperature)
     weights = jax.nn.softmax(logits / temperature).astype(x.dtype)
     fns = _each(transforms, magnitude, apply_temperature, exact=False)
     return sum((w * fn(key, x) for w, fn in zip(weights, fns)), jnp.zeros_like(x))
