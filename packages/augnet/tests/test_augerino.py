@@ -1,12 +1,14 @@
 """Augerino against SciPy's matrix exponential and interpolation."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import linalg, ndimage
 
-from gyri.augnet import Augerino
+from gyri.augnet import Augerino, image
 
 
 def by_scipy(x, coefficients, scale=0.1):
@@ -60,6 +62,21 @@ def test_derivative_in_the_coefficients(images, x64):
         change = jnp.zeros((1, 6)).at[0, k].set(step)
         expected = (value(c + change) - value(c - change)) / (2 * step)
         np.testing.assert_allclose(jax.grad(value)(c)[0, k], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_dtype_of_the_images_is_kept(images, x64):
+    for dtype, atol in ((jnp.float16, 2e-3), (jnp.float32, 1e-5), (jnp.float64, 0)):
+        x = jnp.asarray(images, dtype)
+        out = Augerino(init_width=0.3)(x, key=jax.random.key(0))
+        assert out.dtype == dtype
+        np.testing.assert_allclose(out, Augerino(init_width=0.3)(images, key=jax.random.key(0)), atol=atol)
+
+
+def test_matrix_products_are_in_full_precision(images):
+    # An accelerator rounds factors to ten bits otherwise, which moves positions by parts of a pixel.
+    for fn, argument in ((Augerino().apply, jnp.zeros((6, 6))), (image.contrast, 0.5)):
+        found = re.findall(r" precision=.*", str(jax.make_jaxpr(fn)(jnp.asarray(images), argument)))
+        assert found and all("HIGHEST" in product for product in found)
 
 
 def test_bad_coefficients_are_refused(images):

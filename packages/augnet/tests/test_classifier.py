@@ -1,6 +1,9 @@
 """The scikit-learn front door: what it learns, refuses, repeats, saves and survives."""
 
 import importlib
+import itertools
+import sys
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -226,6 +229,48 @@ def test_save_and_load_with_named_layers_strings_and_a_key(data, tmp_path):
     assert again.fit(X, names).history_["loss"] == model.history_["loss"]
 
 
+def test_saved_numbers_of_numpy_and_changes_of_the_model_are_loaded(data, tmp_path):
+    X, y = data
+    options = {"copies": np.int64(2), "temperature": np.float32(1.0), "init_magnitude": np.array([0.5, 0.25])}
+    options |= {"decoupled": np.bool_(True), "random_state": np.int64(3)}
+    model = make(n_epochs=1).set_params(**options).fit(X, y)  # as a search over a grid of arrays does
+
+    def loaded():
+        model.save(tmp_path / "model")
+        again = AugNetClassifier.load(tmp_path / "model", trunk=Trunk, layers=CHOICES)
+        np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+        return again
+
+    again = loaded()
+    assert (again.copies, again.temperature, again.random_state, again.decoupled) == (2, 1.0, 3, True)
+    np.testing.assert_array_equal(again.fit(X, y).history_["loss"], model.history_["loss"])
+    model.set_params(copies=7)  # of the next fit
+    assert loaded().model_.copies == 2
+    model.model_.copies, model.model_.train_copies, model.model_.aggregate = 5, 3, "softmax"
+    model.model_.layers[0].temperature, model.model_.layers[0].sampling = 0.1, "example"
+    again = loaded()
+    assert again.copies == 7 and again.model_.train_copies == 3 and again.model_.layers[0].temperature == 0.1
+
+
+def test_what_cannot_be_saved_is_named(data, tmp_path):
+    schedules = {"learning_rate": lambda step: 0.01, "reg_schedule": lambda epoch: 1.0}
+    model = make(**schedules, n_epochs=1).fit(*data)
+    with pytest.warns(UserWarning, match="set learning_rate, reg_schedule before another fit"):
+        model.save(tmp_path / "model")
+    model.set_params(n_layers=2)
+    with pytest.warns(UserWarning, match="functions"), pytest.raises(ValueError, match="layers, n_layers: expected"):
+        model.save(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_invariance_to_a_transform_that_leaves_the_range_of_images():
+    model = make(Norm, "non_affine", n_epochs=1).fit(IMAGES, np.arange(9) % 2)
+    noise = lambda key, x: x + 0.1 * jax.random.normal(key, x.shape)
+    assert model.invariance(IMAGES, noise).shape == (9,)
+    with pytest.raises(ValueError, match=r"X: expected images in \[0, 1\]"):
+        model.invariance(2 * IMAGES, noise)
+
+
 @pytest.mark.parametrize("decoupled", [False, True])
 def test_rates_are_data_of_one_program(data, decoupled):
     training = importlib.import_module("gyri.augnet.training")
@@ -253,6 +298,66 @@ def test_ctrl_c_keeps_what_was_learned(data, monkeypatch):
     with pytest.warns(UserWarning, match="interrupted after 2 complete epochs"):
         model = make().fit(*data)
     assert len(model.history_["loss"]) == 2 and model.predict(data[0]).shape == (120,)
+
+
+def test_ctrl_c_between_any_two_instructions_keeps_the_last_step(data, monkeypatch):
+    # A signal is handled between two instructions; those from the third step to the fourth are tried one by one.
+    module = importlib.import_module("gyri.augnet.classifier")
+    calls, step = [], module.train_step
+
+    def counted(*args):
+        calls.append(1)
+        return step(*args)
+
+    def fit(at):
+        instructions = itertools.count()
+
+        def trace(frame, event, _):
+            if frame.f_code.co_name != "_run":
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode" and len(calls) == 3 and next(instructions) == at:
+                raise KeyboardInterrupt
+            return trace
+
+        calls.clear()
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            return make(n_epochs=1).fit(*data)
+        finally:
+            sys.settrace(before)
+
+    monkeypatch.setattr(module, "train_step", counted)
+    expected = None
+    for at in itertools.count():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model = fit(at)
+        if not caught:
+            break
+        kernel = np.asarray(model.model_.trunk.out.kernel[...])
+        expected = kernel if expected is None else expected
+        np.testing.assert_array_equal(kernel, expected)
+    assert at > 5 and len(calls) == 6
+
+
+def test_a_step_gives_plain_arrays(monkeypatch):
+    # Typed keys, such as those of a dropout, are rebuilt by Python after the step, which Ctrl-C can cut in two.
+    module = importlib.import_module("gyri.augnet.classifier")
+    step, seen = module.train_step, []
+    monkeypatch.setattr(module, "train_step", lambda *args: seen.append(step(*args)) or seen[-1])
+    model = make(Norm, "affine", n_epochs=1).fit(IMAGES, np.arange(9) % 2)
+    assert not any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in seen[-1])
+    assert jnp.issubdtype(model.model_.trunk.drop.rngs.key[...].dtype, jax.dtypes.prng_key)
+
+
+def test_the_last_batch_is_filled_up_with_examples():
+    # A pairing of equal images changes nothing, unless what fills the batch takes part in it.
+    X = np.ones((5, 8, 8, 1), np.float32)
+    model = make(Norm, image_transforms(("sample_pairing",)), n_epochs=1, init_magnitude=0.5, batch_size=4)
+    probabilities = model.fit(X, np.arange(5) % 2).set_params(batch_size=8).predict_proba(X)
+    np.testing.assert_allclose(probabilities, np.broadcast_to(probabilities[0], (5, 2)), rtol=1e-5)
 
 
 def test_a_loss_that_is_not_finite_stops(data):

@@ -13,9 +13,9 @@ def check(result):
 
 
 def test_pose(monkeypatch):
-    monkeypatch.setitem(pose.SETTINGS, "quick", (8, 96, 32, 2, (1, 4, 4), (True, True)))
-    claims = check(pose.pose("quick", 0, lambda fn, items: [fn(items[0])] * len(items)))
-    assert claims["learned rotation"].measured > 0
+    monkeypatch.setitem(pose.SETTINGS, "paper", (8, 96, 32, 2, (1, 4, 4), (True, True)))
+    claims = check(pose.pose("paper", 0, lambda fn, items: [fn(items[0])] * len(items)))
+    assert claims["learned rotation, first magnitudes 1/2"].measured > claims["learned rotation"].measured > 0
 
 
 def test_sinusoids(monkeypatch):
@@ -30,8 +30,9 @@ def test_sinusoids(monkeypatch):
             once[item[0]] = fn(item) if once[item[0]] is None else once[item[0]]
         return [once[item[0]] for item in items]
 
-    claims = check(sinusoids.capacity("quick", 0, sweep))
-    assert 0 <= claims["2 x 1, AugNet: accuracy"].measured <= 1
+    claims = check(sinusoids.capacity("paper", 0, sweep))
+    for name in ("AugNet", "AugNet, C = 1", "AugNet, C = 4"):
+        assert 0 <= claims[f"2 x 1, {name}: accuracy"].measured <= 1
     once.clear()
     assert "weight of the frequency shift" in check(sinusoids.freqnet("quick", 0, sweep))
     sinusoids.sinusoids.cache_clear()
@@ -53,6 +54,20 @@ def test_images_without_cifar10_say_what_is_missing(monkeypatch):
     monkeypatch.delenv(images.VARIABLE, raising=False)
     result = images.images("paper", 0)
     assert {claim.verdict.value for claim in result.claims} == {"not run"} and images.VARIABLE in str(result.data)
+
+
+def test_images_at_the_size_of_the_paper(tmp_path, monkeypatch):
+    (tmp_path / "data_batch_1.bin").touch()
+    monkeypatch.setenv(images.VARIABLE, str(tmp_path))
+
+    def train(setting):
+        found = {"accuracy": images.LAMBDAS.get(setting[0], 0.5), "invariance": ([0.9, 0.7], [0.2, 0.4])}
+        return found | {"copies": {c: (0.5, 0.1 * c) for c in images.COPIES["paper"]}}
+
+    monkeypatch.setattr(images, "train", train)
+    claims = check(images.images("paper", 0, lambda fn, items: [fn(item) for item in items]))
+    assert claims["AugNet, lambda 0.05: accuracy"].measured == 0.05 and "AugNet with 40 copies: accuracy" in claims
+    assert claims["its trunk alone: median invariance to rotations after training"].measured == pytest.approx(0.3)
 
 
 def test_the_files_of_cifar10_are_read(tmp_path):

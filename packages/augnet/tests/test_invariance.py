@@ -46,6 +46,15 @@ def test_noise_is_independent_and_transforms_are_applied_in_full():
     assert calls == [3.0]
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-10, 1e10, 1e30])
+def test_the_size_of_outputs_does_not_matter(size):
+    values = [
+        invariance(lambda key, x, scale=scale: scale * x, jnp.asarray(X, jnp.float32), lambda key, x: x + 1, KEY)
+        for scale in (1.0, size)
+    ]
+    np.testing.assert_allclose(values[1], values[0], rtol=1e-3, atol=1e-4)
+
+
 def test_zero_outputs_and_too_few_examples():
     assert np.isfinite(invariance(lambda key, x: 0 * x, X, lambda key, x: x, KEY)).all()
     with pytest.raises(ValueError, match="x: expected at least two"):

@@ -138,6 +138,52 @@ def test_nnx_transforms_and_no_recompilation():
     check_no_recompilation(call, (state, X, KEY), (jax.tree.map(lambda a: a * 0.9, state), X + 1, jax.random.key(5)))
 
 
+def test_evaluation_again_without_jit_compiles_nothing():
+    net, layer = make(copies=3), AugmentationLayer(TIME_FREQ, init_magnitude=0.3)
+    net.eval(), layer.eval()
+    for module in (net, layer):
+        call = lambda x, key, module=module: module(x, key=key)
+        check_no_recompilation(call, (X, KEY), (X + 1, jax.random.key(5)), jit=False)
+    before = net(X, key=KEY)
+    net.trunk.dense.bias[...] += jnp.arange(3.0)  # parameters are data of the program
+    assert np.abs(net(X, key=KEY) - before).max() > 0.1
+
+
+def test_evaluation_under_jit_vmap_and_grad():
+    net = make(copies=3, aggregate="logits")
+    net.eval()
+    keys = jax.random.split(KEY, 2)
+    each = jnp.stack([net(X, key=key) for key in keys])
+    np.testing.assert_allclose(jax.vmap(lambda key: net(X, key=key))(keys), each, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(nnx.jit(lambda net, x: net(x, key=keys[0]))(net, X), each[0], rtol=1e-4, atol=1e-5)
+    shift = nnx.grad(lambda net: net(X, key=KEY)[:, 0].sum())(net)["trunk"]["norm"]["bias"][...]
+    np.testing.assert_allclose(shift, [len(X), 0, 0], atol=1e-5)
+
+
+def test_a_trunk_that_reads_what_changes_is_read_anew():
+    scale = {"factor": 1.0}
+    net = AugNet(lambda x: scale["factor"] * x.mean(-1), AugmentationLayer(TIME_FREQ), copies=2, aggregate="mean")
+    net.eval()
+    one = net(X, key=KEY)
+    scale["factor"] = 2.0
+    np.testing.assert_allclose(net(X, key=KEY), 2 * one, rtol=1e-5)
+
+
+def test_things_without_a_hash_in_a_trunk_or_a_transform():
+    class Gain:
+        __hash__ = None
+
+        def __call__(self, key, x, arg):
+            return arg * x
+
+    trunk = Trunk(nnx.Rngs(0))
+    trunk.options = {"size": 3}
+    for layer in (AugmentationLayer(TIME_FREQ), AugmentationLayer((Transform("gain", Gain(), (1.0, 2.0)),))):
+        net = AugNet(trunk, layer, copies=2)
+        net.eval()
+        assert net(X, key=KEY).shape == (5, 3) and layer(X, key=KEY).shape == X.shape
+
+
 def test_augerino_beside_layers():
     net = AugNet(lambda x: x.mean((1, 2)), [Augerino(), AugmentationLayer(image_transforms())], copies=2)
     assert net.weights.shape == (5,) and len(net.describe()) == 11
@@ -149,7 +195,10 @@ def test_float64(x64):
     layer = AugmentationLayer(TIME_FREQ)
     assert layer.logits.dtype == jnp.float64
     assert layer(jnp.asarray(X, jnp.float64), key=KEY).dtype == jnp.float64
-    assert AugmentationLayer(TIME_FREQ, param_dtype=jnp.float32).logits.dtype == jnp.float32
+    single = AugmentationLayer(TIME_FREQ, param_dtype=jnp.float32)
+    assert single.logits.dtype == jnp.float32
+    net = AugNet(lambda x: x, single)
+    assert net.weights.dtype == net.magnitudes.dtype == jnp.float32
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ W, MU = jnp.array([0.2, 0.5, 0.3]), jnp.array([0.4, 0.0, 0.9])
 
 def test_norms(x64):
     w, mu = np.asarray(W, float), np.asarray(MU, float)
+    assert invariance_penalty([w, mu]) == invariance_penalty((w, mu))
     np.testing.assert_allclose(invariance_penalty((w, mu)), np.linalg.norm(w * mu), rtol=1e-12)
     np.testing.assert_allclose(invariance_penalty((w, mu), kind="magnitude"), np.linalg.norm(mu), rtol=1e-12)
     check_grads(lambda w, mu: invariance_penalty((w, mu)), (w, mu), order=1, rtol=1e-5)

@@ -22,9 +22,9 @@ def test_mixture_is_the_sum_written_out(x64):
     weights /= weights.sum()
     expected = np.zeros(x.shape)
     for i, transform in enumerate(transforms):
-        key_fn, key_apply = jax.random.split(jax.random.fold_in(KEY, i))
-        y = np.asarray(transform(key_fn, x, magnitude[i]))
+        y = np.asarray(transform(jax.random.fold_in(KEY, i), x, magnitude[i]))
         if transform.range is None:  # relaxed Bernoulli with the magnitude as probability
+            key_apply = jax.random.fold_in(jax.random.fold_in(KEY, 6), i)
             u = np.asarray(jax.random.uniform(key_apply, (4,), minval=np.finfo(float).tiny))
             odds = np.log(magnitude[i] / (1 - magnitude[i])) + np.log(u / (1 - u))
             share = (1 / (1 + np.exp(-odds / 0.05)))[:, None, None]
@@ -83,6 +83,11 @@ def test_derivatives(x64):
             np.testing.assert_allclose(gradient[i], (ends[0] - ends[1]) / (2 * step), rtol=1e-4, atol=1e-7)
 
 
+def test_drawing_again_without_jit_compiles_nothing():
+    draw = lambda key, mu: mix(key, jnp.ones(3), mu, GAINS, jnp.ones((2, 2)), relaxed=False)
+    check_no_recompilation(draw, (KEY, jnp.ones(3)), (jax.random.key(8), jnp.zeros(3)), jit=False)
+
+
 def test_jit_vmap_and_no_recompilation():
     x = jnp.arange(6.0).reshape(3, 2)
     for relaxed in (True, False):
@@ -95,7 +100,13 @@ def test_jit_vmap_and_no_recompilation():
 
 @pytest.mark.parametrize(
     ("logits", "magnitude", "message"),
-    [(np.ones(2), np.ones(3), r"logits: expected shape \(3,\)"), (np.ones(3), np.ones(4), "magnitude: expected shape")],
+    [
+        (np.ones(2), np.ones(3), r"logits: expected shape \(3,\)"),
+        (np.ones(3), np.ones(4), "magnitude: expected shape"),
+        (np.ones(3), np.array([0.5, 1.1, 0.5]), r"magnitude: expected values in \[0, 1\]"),
+        (np.ones(3), np.array([0.5, np.nan, 0.5]), r"magnitude: expected values in \[0, 1\]"),
+        (np.ones(3), np.array([-0.1, 0.5, 0.5]), r"magnitude: expected values in \[0, 1\]"),
+    ],
 )
 def test_bad_input_is_named(logits, magnitude, message):
     with pytest.raises(ValueError, match=message):

@@ -20,22 +20,26 @@ from gyri.numerics.transform import SETS as EEG_SETS
 from gyri.numerics.transform import Transform, eeg_transforms
 from gyri.numerics.validation import as_key, check_array, check_option, check_positive_int, check_scalar
 
-from .augerino import Augerino
+from .augerino import NAMES, Augerino
 from .image import COLOUR, image_transforms
 from .image import SETS as IMAGE_SETS
 from .invariance import invariance
 from .layers import AugmentationLayer, AugNet
 from .losses import KINDS
-from .training import Rates, begin, end, predict, train_step
+from .training import Rates, begin, end, flatten, predict, train_step, unflatten
 
 _KIND = "gyri.augnet.AugNetClassifier"
-_PLAIN = (bool, int, float, str)
-# Settings written to a file where they are numbers or words; others are as good as never used after the fit.
-_SAVED = (
-    *("n_layers", "reg", "penalty", "init_magnitude", "temperature", "copies", "train_copies", "learning_rate"),
-    *("aug_learning_rate", "weight_decay", "aug_weight_decay", "decoupled", "batch_size", "n_epochs", "sfreq"),
-    *("random_state", "verbose"),
-)
+# Settings that a file keeps in a place of their own, or that are code by nature.
+_ELSEWHERE = ("trunk", "layers", "ch_names", "random_state")
+# What may be changed on a fitted model: attributes of the network, and of each layer.
+_OF_NETWORK = ("copies", "train_copies", "aggregate")
+_OF_LAYER = ("temperature", "apply_temperature", "sampling")
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and sequences of numbers as JSON has them; all else as it is."""
+    numbers = isinstance(value, np.generic | np.ndarray | jax.Array | list | tuple)
+    return np.asarray(value).tolist() if numbers else value
 
 
 class AugNetClassifier(ClassifierMixin, BaseEstimator):
@@ -217,7 +221,8 @@ class AugNetClassifier(ClassifierMixin, BaseEstimator):
         x, y = jnp.asarray(X), jnp.asarray(labels)
         batch_size = min(check_positive_int(self.batch_size, "batch_size"), len(x))
         n_batches = len(x) // batch_size
-        leaves, structure = jax.tree.flatten(carry)
+        leaves, structure = flatten(carry)
+        ran = [leaves]  # what the last step left comes last
         key_order, key_step = jax.random.split(key)
         rows: list[dict[str, Any]] = []
         try:
@@ -228,20 +233,23 @@ class AugNetClassifier(ClassifierMixin, BaseEstimator):
                     factor = 1.0 if self.reg_schedule is None else self.reg_schedule(epoch)
                     factor = check_scalar(reg * factor, "reg_schedule", minimum=0.0)
                     for _ in range(n_batches):
-                        leaves = train_step(
-                            graph, structure, self.penalty, leaves, x, y, batches, factor, rates, key_step
-                        )
-                    carry = jax.tree.unflatten(structure, leaves)
+                        args = (graph, structure, self.penalty, ran[-1], x, y, batches, factor, rates, key_step)
+                        # One call that Ctrl-C cannot cut in two: a step overwrites the arrays that it is given.
+                        ran.extend(map(train_step, *zip(args)))
+                        del ran[:-1]
+                    carry = unflatten(structure, ran[-1])
                     rows.append(self._row(graph, carry, n_batches, epoch))
                     carry = carry._replace(totals=jax.tree.map(jnp.zeros_like, carry.totals))
-                    leaves = jax.tree.leaves(carry)
+                    ran.append(flatten(carry)[0])
                     bar.set_postfix(loss=f"{rows[-1]['loss']:.3g}", accuracy=f"{rows[-1]['accuracy']:.3f}")
                     bar.update()
         except KeyboardInterrupt:
+            if any(leaf.is_deleted() for leaf in ran[-1]):
+                raise  # cut in two while the first step was compiled, which is Python: there is nothing to keep
             warnings.warn(f"interrupted after {len(rows)} complete epochs; the fit holds what they left", stacklevel=3)
         names = ("loss", "ce", "accuracy", "weights", "magnitudes")
         self.history_ = {name: np.array([row[name] for row in rows]) for name in names}
-        return jax.tree.unflatten(structure, leaves)
+        return unflatten(structure, ran[-1])
 
     @staticmethod
     def _row(graph: Any, carry: Any, n_batches: int, epoch: int) -> dict[str, Any]:
@@ -305,14 +313,17 @@ class AugNetClassifier(ClassifierMixin, BaseEstimator):
             1 for an invariant network, 0 for one that moves as much as between examples.
         """
         X = self._check_fitted(X)
-        return np.asarray(invariance(lambda key, x: self._outputs(x, key), X, transform, self._key(1)))
+        # What the transform gives is not the caller's: images with noise may leave [0, 1].
+        return np.asarray(invariance(lambda key, x: self._run_model(x, key), X, transform, self._key(1)))
 
     def _outputs(self, X: Any, key: Any) -> Float[Array, "n n_classes"]:
-        X = self._check_fitted(X)
+        return self._run_model(self._check_fitted(X), self._key(0) if key is None else as_key(key))
+
+    def _run_model(self, X: Any, key: Key[Array, ""]) -> Float[Array, "n n_classes"]:
         batch_size = check_positive_int(self.batch_size, "batch_size")
         # Few programs: powers of two up to the batch size.
         size = min(batch_size, 1 << max(len(X) - 1, 0).bit_length())
-        return predict(self.model_, X, self._key(0) if key is None else as_key(key), size)
+        return predict(self.model_, X, key, size)
 
     def _key(self, purpose: int) -> Key[Array, ""]:
         return jax.random.fold_in(jax.random.fold_in(as_key(self.random_state, "random_state"), 2**31 - 1), purpose)
@@ -412,13 +423,14 @@ class AugNetClassifier(ClassifierMixin, BaseEstimator):
             else AugmentationLayer(
                 layer,
                 init_magnitude=self.init_magnitude,
-                temperature=self.temperature,
+                temperature=check_scalar(self.temperature, "temperature"),
                 apply_temperature=0.1 if X.ndim == 4 else 0.05,
                 param_dtype=jnp.promote_types(dtype, jnp.float32),
             )
             for layer in self._transforms()
         ]
-        return AugNet(trunk, layers, copies=self.copies, train_copies=self.train_copies)
+        copies, train_copies = (check_positive_int(getattr(self, k), k) for k in ("copies", "train_copies"))
+        return AugNet(trunk, layers, copies=copies, train_copies=train_copies)
 
     @staticmethod
     def _n_outputs(model: AugNet, X: Any) -> int:
@@ -433,18 +445,39 @@ class AugNetClassifier(ClassifierMixin, BaseEstimator):
     def save(self, path: str | os.PathLike) -> None:
         """Write the fitted classifier to one file, without code: not the trunk, nor transforms of your own.
 
+        A warning names schedules, which are functions and so not written either; they matter to another fit only.
+
         Parameters
         ----------
         path : path-like
             File, written at exactly this name.
+
+        Raises
+        ------
+        ValueError
+            If `layers` or `n_layers` are no longer those of the fit.
         """
         check_is_fitted(self)
-        settings = {name: getattr(self, name) for name in _SAVED}
+        settings = {k: _plain(v) for k, v in self.get_params(deep=False).items() if k not in _ELSEWHERE}
+        if isinstance(self.random_state, int | np.integer):  # else a key, which is among the arrays
+            settings["random_state"] = int(self.random_state)
+        functions = [name for name, value in settings.items() if callable(value)]
+        if functions:
+            warnings.warn(f"functions are not written: set {', '.join(functions)} before another fit", stacklevel=2)
+        operations = [row["operation"] for row in self.model_.describe()]
+        now = [NAMES if isinstance(layer[0], Augerino) else [t.name for t in layer] for layer in self._transforms()]
+        if operations != [name for names in now for name in names]:
+            raise ValueError(f"layers, n_layers: expected those of the fit, {operations}, got {now}")
         meta = {
-            "settings": {name: value for name, value in settings.items() if isinstance(value, _PLAIN)},
+            "settings": {name: value for name, value in settings.items() if name not in functions},
+            "network": {name: _plain(getattr(self.model_, name)) for name in _OF_NETWORK},
+            "each_layer": [
+                {name: _plain(getattr(layer, name)) for name in _OF_LAYER if hasattr(layer, name)}
+                for layer in self.model_.layers
+            ],
             "ch_names": None if self.ch_names is None else list(self.ch_names),
             "layers": (self.layers if isinstance(self.layers, str) else list(self.layers)) if self._named() else None,
-            "operations": [row["operation"] for row in self.model_.describe()],
+            "operations": operations,
             "classes": self.classes_.tolist(),
             "input_shape": list(self.input_shape_),
         }
@@ -482,7 +515,7 @@ class AugNetClassifier(ClassifierMixin, BaseEstimator):
         estimator.ch_names = meta["ch_names"]
         if not isinstance(meta["settings"].get("random_state"), int):
             estimator.random_state = tree["key"]
-        model = estimator._build(np.zeros((1, *meta["input_shape"]), np.float32))
+        model: Any = estimator._build(np.zeros((1, *meta["input_shape"]), np.float32))
         operations = [row["operation"] for row in model.describe()]
         if operations != meta["operations"]:
             raise ValueError(f"layers: expected {meta['operations']}, got {operations}")
@@ -491,6 +524,10 @@ class AugNetClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError("trunk: expected the network that the classifier was made with, got other shapes")
         nnx.update(model, jax.tree.unflatten(structure, tree["state"]))
         model.eval()
+        changed = zip((model, *model.layers), (meta.get("network", {}), *meta.get("each_layer", ())))
+        for part, values in changed:
+            for name, value in values.items():
+                setattr(part, name, value)
         estimator.model_ = model
         estimator.history_ = {name: np.asarray(value) for name, value in tree["history"].items()}
         estimator.classes_ = np.array(meta["classes"])

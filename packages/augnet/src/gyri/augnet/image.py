@@ -244,7 +244,8 @@ def contrast(x: Images, amount: PerExample) -> Images:
     if x.shape[-1] not in (1, 3):
         raise ValueError(f"x: expected images of 1 or 3 channels, got {x.shape[-1]}")
     # The reference's third weight is .110, not .114: a white image has a mean gray of .996.
-    gray = x[..., 0] if x.shape[-1] == 1 else x @ jnp.array([0.299, 0.587, 0.110], x.dtype)
+    weights = jnp.array([0.299, 0.587, 0.110], x.dtype)
+    gray = x[..., 0] if x.shape[-1] == 1 else jnp.matmul(x, weights, precision=jax.lax.Precision.HIGHEST)
     mean = jnp.floor(255 * gray.mean((1, 2)) + 0.5)[:, None, None, None] / 255
     return jnp.clip(mean + (1 - amount[:, None, None, None]) * (x - mean), 0, 1).astype(dtype)
 

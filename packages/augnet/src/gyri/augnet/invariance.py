@@ -10,10 +10,16 @@ from jaxtyping import Array, Float, Key, ScalarLike
 from gyri.numerics.transform import Transform
 
 
+def _direction(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """Rows of norm 1, those of zeros as they are; no square leaves the range of the dtype."""
+    divided = lambda x, size: x / jnp.where(size > 0, size, 1)
+    x = divided(x, jnp.abs(x).max(1, keepdims=True))
+    square = jnp.sum(x**2, 1, keepdims=True)
+    return divided(x, jnp.sqrt(jnp.where(square > 0, square, 1)))
+
+
 def _cosine_distance(a: Float[Array, "n d"], b: Float[Array, "n d"]) -> Float[Array, "n"]:
-    size = jnp.sum(a**2, 1) * jnp.sum(b**2, 1)
-    some = size > 0
-    return 1 - jnp.where(some, jnp.sum(a * b, 1) / jnp.sqrt(jnp.where(some, size, 1)), 0)
+    return 1 - jnp.sum(_direction(a) * _direction(b), 1)
 
 
 def invariance(

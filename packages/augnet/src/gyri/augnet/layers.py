@@ -1,6 +1,7 @@
 """Modules: a layer that learns which transforms to apply and how far, and a network made invariant by them."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from gyri.numerics.transform import Transform
 from gyri.numerics.validation import check_array, check_option, check_positive_int, check_scalar
 
 from .augerino import AUGMENTATION, Augerino
-from .mixing import choose_for_each, mix
+from .mixing import choose_for_each, has_hash, mix
 
 AGGREGATES = ("log_softmax", "softmax", "logits", "mean")
 
@@ -141,13 +142,26 @@ class AugmentationLayer(nnx.Module):
         ]
 
 
+def _joined(parts: list[Array]) -> Array:
+    return jnp.concatenate(parts) if parts else jnp.zeros(0)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _evaluate(graph: Any, copies: int, leaves: list[Array], x: Array, key: Any) -> Array:
+    """Outputs of an AugNet in evaluation, compiled once for its graph; a scan alone compiles at each call."""
+    definition, structure = graph
+    model: Any = nnx.merge(definition, jax.tree.unflatten(structure, leaves), copy=True)
+    return model._one_by_one(x, key, copies)
+
+
 class AugNet(nnx.Module):
     """A network that sees augmented copies of its input and averages what it says about them.
 
     Parameters
     ----------
     trunk : nnx.Module or callable
-        Network (n, ...) -> (n, k).
+        Network (n, ...) -> (n, k). In evaluation a module is compiled once, unless it holds things without a hash; any
+        other function, which might read what changes, at each call outside of `jit`.
     layers : AugmentationLayer, Augerino, or sequence of them
         Applied one after the other.
     copies : int
@@ -244,6 +258,10 @@ class AugNet(nnx.Module):
         )
         x = jnp.asarray(x)
         if self.deterministic:
+            definition, state = nnx.split(self)
+            leaves, structure = jax.tree.flatten(state)
+            if isinstance(self.trunk, nnx.Module) and has_hash(definition):
+                return _evaluate((definition, structure), copies, leaves, x, key)
             return self._one_by_one(x, key, copies)
         keys = jax.vmap(lambda c: jax.random.fold_in(key, c))(jnp.arange(copies))
         augmented = jax.vmap(lambda k: self.augment(x, key=k))(keys)
@@ -280,12 +298,12 @@ class AugNet(nnx.Module):
     @property
     def weights(self) -> Float[Array, "n_total"]:
         """Weights of all layers, one after the other; those of each layer sum to one. None for an Augerino."""
-        return jnp.concatenate([jnp.zeros(0), *(layer.weights for layer in self._learned())])
+        return _joined([layer.weights for layer in self._learned()])
 
     @property
     def magnitudes(self) -> Float[Array, "n_total"]:
         """Magnitudes of all layers, one after the other."""
-        return jnp.concatenate([jnp.zeros(0), *(layer.magnitude[...] for layer in self._learned())])
+        return _joined([layer.magnitude[...] for layer in self._learned()])
 
     def project(self) -> None:
         """Clip all magnitudes to [0, 1]; call it after each step of an optimiser in a loop of your own."""

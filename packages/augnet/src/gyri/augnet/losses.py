@@ -58,7 +58,7 @@ def invariance_penalty(model: Any, *, kind: str = "selective") -> Float[Array, "
         width = jnp.concatenate(widths)
         norm = _norm(width)
         return norm if kind == "width" else jnp.where((width < SAFE_WIDTH).all(), norm, 0)
-    if isinstance(model, tuple):
+    if isinstance(model, tuple | list):
         weights, magnitudes = (jnp.asarray(part) for part in model)
     elif hasattr(model, "layers"):
         weights, magnitudes = model.weights, model.magnitudes

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key, ScalarLike
 
 from gyri.numerics.relax import relaxed_bernoulli
@@ -17,20 +18,23 @@ _Applied = Callable[[Key[Array, ""], Array], Array]
 def _each(
     transforms: Sequence[Transform], magnitude: Array, temperature: Any, exact: bool
 ) -> list[Callable[[Key[Array, ""], Array], Array]]:
-    """The transforms at their magnitudes; those without a range are applied with their magnitude as probability."""
+    """The transforms at their magnitudes; those without a range are applied with their magnitude as probability.
 
-    def applied(transform: Transform, mu: Array) -> _Applied:
+    Transform i gets ``fold_in(key, i)``; n draws the choice among them, n + 1 whether they are applied.
+    """
+
+    def applied(i: int, transform: Transform, mu: Array) -> _Applied:
         def fn(key: Key[Array, ""], x: Array) -> Array:
-            key_fn, key_apply = jax.random.split(key)
-            y = transform(key_fn, x, mu).astype(x.dtype)
+            y = transform(jax.random.fold_in(key, i), x, mu).astype(x.dtype)
             if transform.range is not None:
                 return y
+            key_apply = jax.random.fold_in(jax.random.fold_in(key, len(transforms) + 1), i)
             share = relaxed_bernoulli(key_apply, mu, x.shape[:1], temperature=temperature, hard=exact)
             return x + jnp.expand_dims(share, range(1, x.ndim)).astype(x.dtype) * (y - x)
 
         return fn
 
-    return [applied(transform, magnitude[i]) for i, transform in enumerate(transforms)]
+    return [applied(i, transform, magnitude[i]) for i, transform in enumerate(transforms)]
 
 
 def _checked(logits: Any, magnitude: Any, transforms: Sequence[Transform], x: Any) -> tuple[Array, Array, Array]:
@@ -38,9 +42,51 @@ def _checked(logits: Any, magnitude: Any, transforms: Sequence[Transform], x: An
     for name, array in (("logits", logits), ("magnitude", magnitude)):
         if array.shape != (len(transforms),):
             raise ValueError(f"{name}: expected shape ({len(transforms)},), one a transform, got {array.shape}")
+    if not isinstance(magnitude, jax.core.Tracer):
+        values = np.asarray(magnitude)
+        if not ((values >= 0) & (values <= 1)).all():
+            raise ValueError(f"magnitude: expected values in [0, 1], got {values}")
     if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"x: expected a floating batch (n, ...), got {x.dtype}{list(x.shape)}")
     return logits, magnitude, x
+
+
+def has_hash(x: Any) -> bool:
+    """Whether a program can be kept under an object.
+
+    Parameters
+    ----------
+    x : object
+        Anything.
+
+    Returns
+    -------
+    bool
+        False for, say, a tuple with a dict in it.
+
+    Examples
+    --------
+    >>> has_hash((1, "a")), has_hash(({},))
+    (True, False)
+    """
+    try:
+        hash(x)
+    except TypeError:
+        return False
+    return True
+
+
+def _draw(
+    transforms: tuple[Transform, ...], key: Any, logits: Array, magnitude: Array, x: Array, temperature: Any, apply: Any
+) -> Array:
+    """One transform for the batch."""
+    fns = _each(transforms, magnitude, apply, exact=True)
+    chosen = jax.random.categorical(jax.random.fold_in(key, len(fns)), logits / temperature)
+    return jax.lax.switch(chosen, [lambda x, fn=fn: fn(key, x) for fn in fns], x)
+
+
+# A program of its own, kept under the transforms: `switch` alone would compile branches that are made anew, anew.
+_compiled_draw = jax.jit(_draw, static_argnums=0)
 
 
 def mix(
@@ -63,14 +109,15 @@ def mix(
     Parameters
     ----------
     key : PRNG key
-        Source of randomness.
+        Source of randomness; transform i gets ``fold_in(key, i)``.
     logits : Array, shape (n_transforms,)
         :math:`u`.
     magnitude : Array, shape (n_transforms,)
         :math:`\mu` in [0, 1]. A transform without a range is applied with this probability, by a relaxed Bernoulli
         draw for each example if relaxed, else by an exact one.
     transforms : sequence of Transform
-        :math:`O`; they keep the shape of `x`.
+        :math:`O`; they keep the shape of `x`. Where one is drawn, they are compiled once, so their functions must be
+        pure.
     x : Array, shape (n, ...)
         Batch.
     temperature : float
@@ -88,7 +135,8 @@ def mix(
     Raises
     ------
     ValueError
-        If there is not one logit and one magnitude for each transform.
+        If there is not one logit and one magnitude for each transform, or for magnitudes outside [0, 1] (which are not
+        looked at under `jit` and `vmap`).
 
     Examples
     --------
@@ -105,14 +153,13 @@ def mix(
     Rommel, Moreau, Gramfort (2022).
     """
     logits, magnitude, x = _checked(logits, magnitude, transforms, x)
-    fns = _each(transforms, magnitude, apply_temperature, exact=not relaxed)
-    keys = [jax.random.fold_in(key, i) for i in range(len(fns))]
-    if relaxed:
-        weights = jax.nn.softmax(logits / temperature).astype(x.dtype)
-        return sum((w * fn(k, x) for w, fn, k in zip(weights, fns, keys)), jnp.zeros_like(x))
-    chosen = jax.random.categorical(jax.random.fold_in(key, len(fns)), logits / temperature)
-    branches = [lambda x, fn=fn, k=k: fn(k, x) for fn, k in zip(fns, keys)]
-    return jax.lax.switch(chosen, branches, x)
+    if not relaxed:
+        transforms = tuple(transforms)
+        draw = _compiled_draw if has_hash(transforms) else _draw
+        return draw(transforms, key, logits, magnitude, x, temperature, apply_temperature)
+    weights = jax.nn.softmax(logits / temperature).astype(x.dtype)
+    fns = _each(transforms, magnitude, apply_temperature, exact=False)
+    return sum((w * fn(key, x) for w, fn in zip(weights, fns)), jnp.zeros_like(x))
 
 
 def choose_for_each(
@@ -153,5 +200,5 @@ def choose_for_each(
     chosen = jnp.expand_dims(chosen, range(1, x.ndim))
     out = x
     for i, fn in enumerate(fns):
-        out = jnp.where(chosen == i, fn(jax.random.fold_in(key, i), x), out)
+        out = jnp.where(chosen == i, fn(key, x), out)
     return out

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
@@ -184,6 +185,57 @@ def end(graph: Any, carry: Carry) -> nnx.Module:
     return nnx.merge(graph, *parts)
 
 
+def flatten(carry: Carry) -> tuple[list[Array], Any]:
+    """A carry as a list of plain arrays, and its static structure.
+
+    Typed keys become their data: to rebuild one, JAX runs Python after a step, where Ctrl-C would lose what it gave.
+
+    Parameters
+    ----------
+    carry : Carry
+        As :func:`begin` gives.
+
+    Returns
+    -------
+    leaves, structure : list of Array, hashable
+        What :func:`unflatten` takes.
+
+    Examples
+    --------
+    >>> leaves, structure = flatten({"key": jax.random.key(3)})
+    >>> leaves
+    [Array([0, 3], dtype=uint32)]
+    """
+    leaves, tree = jax.tree.flatten(carry)
+    is_key = [jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves]
+    kinds = tuple(str(jax.random.key_impl(leaf)) if key else None for leaf, key in zip(leaves, is_key))
+    return [jax.random.key_data(leaf) if key else leaf for leaf, key in zip(leaves, is_key)], (tree, kinds)
+
+
+def unflatten(structure: Any, leaves: list[Array]) -> Any:
+    """The carry that :func:`flatten` took apart.
+
+    Parameters
+    ----------
+    structure, leaves : hashable, list of Array
+        As :func:`flatten` gives.
+
+    Returns
+    -------
+    Carry
+        The carry.
+
+    Examples
+    --------
+    >>> leaves, structure = flatten({"key": jax.random.key(3)})
+    >>> unflatten(structure, leaves)["key"] == jax.random.key(3)
+    Array(True, dtype=bool)
+    """
+    tree, kinds = structure
+    wrapped = [leaf if kind is None else jax.random.wrap_key_data(leaf, impl=kind) for leaf, kind in zip(leaves, kinds)]
+    return jax.tree.unflatten(tree, wrapped)
+
+
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def train_step(
     graph: Any,
@@ -202,7 +254,7 @@ def train_step(
     Parameters
     ----------
     graph, structure : static
-        Graph definition of the model, and structure of the :class:`Carry`.
+        Graph definition of the model, and structure of the :class:`Carry` as :func:`flatten` gives.
     penalty : str
         Kind of :func:`invariance_penalty`.
     leaves : list of Array
@@ -223,7 +275,7 @@ def train_step(
     list of Array
         The carry after the step.
     """
-    carry: Carry = jax.tree.unflatten(structure, leaves)
+    carry: Carry = unflatten(structure, leaves)
     batch = batches[carry.step % len(batches)]
     x, y = x[batch], y[batch]
 
@@ -243,7 +295,7 @@ def train_step(
     model.project()
     totals = jax.tree.map(lambda total, value: total + value.astype(total.dtype), carry.totals, values)
     _, augmentation, trunk, rest = split(model)
-    return jax.tree.leaves(Carry(augmentation, trunk, rest, state, carry.step + 1, totals))
+    return flatten(Carry(augmentation, trunk, rest, state, carry.step + 1, totals))[0]
 
 
 @partial(jax.jit, static_argnums=0)
@@ -282,7 +334,8 @@ def predict(model: nnx.Module, x: Any, key: Key[Array, ""], batch_size: int) -> 
     key : PRNG key
         Source of randomness; batch b uses ``fold_in(key, b)``.
     batch_size : int
-        Examples at a time; the last batch is filled up with zeros, so that one program serves all.
+        Examples at a time; the last batch is filled up with the first examples, so that one program serves all and
+        a transform that mixes examples meets real ones only.
 
     Returns
     -------
@@ -304,8 +357,6 @@ def predict(model: nnx.Module, x: Any, key: Key[Array, ""], batch_size: int) -> 
     leaves, structure = jax.tree.flatten(state)
     outputs = []
     for number, start in enumerate(range(0, len(x), batch_size)):
-        batch = jnp.asarray(x[start : start + batch_size])
-        n = len(batch)
-        batch = jnp.pad(batch, [(0, batch_size - n)] + [(0, 0)] * (batch.ndim - 1))
-        outputs.append(predict_batch((definition, structure), leaves, batch, jax.random.fold_in(key, number))[:n])
-    return jnp.concatenate(outputs)
+        batch = jnp.asarray(x[np.arange(start, start + batch_size) % len(x)])
+        outputs.append(predict_batch((definition, structure), leaves, batch, jax.random.fold_in(key, number)))
+    return jnp.concatenate(outputs)[: len(x)]
