@@ -154,7 +154,9 @@ def reproduce(session: nox.Session) -> None:
     named = [PROJECTS[argument] for argument in session.posargs if argument in PROJECTS]
     papers = named or [p for p in PROJECTS.values() if not p.shared]
     install_editable(session, close_over(papers), "experiments")
-    session.run("gyri-reproduce", "run", "--jobs", "2", *session.posargs, env=ENVIRONMENT)
+    # An experiment has one core: to compile a program in parts would only cost more.
+    flags = {"XLA_FLAGS": xla_flags("--xla_cpu_parallel_codegen_split_count=1")}
+    session.run("gyri-reproduce", "run", "--jobs", "2", *session.posargs, env=ENVIRONMENT | flags)
 
 
 @nox.session
@@ -239,10 +241,15 @@ def compile_fast(session: nox.Session) -> dict[str, str]:
     """
     show = "from importlib.metadata import version; print(version('jaxlib'))"
     jaxlib = session.run("python", "-c", show, silent=True) or ""
-    flags = [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_parallel_codegen_split_count=1"]
+    flags = ["--xla_cpu_parallel_codegen_split_count=1"]
     if jaxlib.startswith("0.10."):  # later ones have no other emitters, and end at a flag that they do not know
         flags.append("--xla_cpu_use_fusion_emitters=false")
-    return ENVIRONMENT | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": " ".join(flags).strip()}
+    return ENVIRONMENT | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": xla_flags(*flags)}
+
+
+def xla_flags(*flags: str) -> str:
+    """Value of XLA_FLAGS with further ones."""
+    return " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip()
 
 
 def install_editable(session: nox.Session, projects: Iterable[Project], *extras: str) -> None:
