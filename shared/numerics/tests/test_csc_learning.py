@@ -285,14 +285,14 @@ def test_an_unused_atom_is_revived():
     assert csc.align_atoms(result.atoms, truth.astype(np.float32))[3].min() >= 0.95
 
 
-def test_learning_transforms():
+def test_learning_transforms(x64):
     signal, _, _ = recording(times=150)
-    signals = jnp.asarray(np.stack([signal, signal[..., ::-1]]), jnp.float32)
+    signals = jnp.asarray(np.stack([signal, signal[..., ::-1]]))
     atoms = jnp.stack([csc.init_atoms(i, x, 2, 16) for i, x in enumerate(signals)])
     levels = jnp.array([0.2, 0.3])
     run = lambda x, d, lam: csc.learn_atoms(x, d, lam, max_iter=3).atoms
-    check_jit(run, signals[0], atoms[0], levels[0], atol=1e-4)
-    check_vmap(run, signals, atoms, levels, atol=1e-3)
+    check_jit(run, signals[0], atoms[0], levels[0], atol=1e-9)
+    check_vmap(run, signals, atoms, levels, atol=1e-6)
     check_lowers(run, signals[0], atoms[0], levels[0])
 
     def with_background(x, d, lam, strength):

@@ -185,7 +185,7 @@ def end(graph: Any, carry: Carry) -> nnx.Module:
     return nnx.merge(graph, *parts)
 
 
-def flatten(carry: Carry) -> tuple[list[Array], Any]:
+def flatten(carry: Any) -> tuple[list[Array], Any]:
     """A carry as a list of plain arrays, and its static structure.
 
     Typed keys become their data: to rebuild one, JAX runs Python after a step, where Ctrl-C would lose what it gave.

@@ -157,8 +157,9 @@ class BilevelLogisticRegression(ClassifierMixin, BaseEstimator):
             _check_labels(labels, samples, classes, negative, name, dtype)
             for labels, samples, name in ((y, X, "y"), (y_val, X_val, "y_val"))
         ]
-        for samples, reset in zip(given, (True, False), strict=True):
-            validate_data(self, samples, skip_check_array=True, reset=reset)  # names of features
+        validate_data(self, given[0], skip_check_array=True)  # names of features
+        if hasattr(given[1], "columns"):
+            validate_data(self, given[1], skip_check_array=True, reset=False)
         result = run_hoag(
             problem_of(self.loss, X.shape[1], dtype.name), jnp.zeros(X.shape[1], dtype), jnp.full(1, lam0, dtype),
             ((X, targets[0]), (X_val, targets[1])), backward=self.backward, solver=self.solver, max_iter=self.max_iter,
