@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import jax
 import jax.numpy as jnp
@@ -316,6 +317,10 @@ def _init_scale(solver: Any, minus_identity: bool) -> Callable:
     return scale
 
 
+# Traces whose constants are arguments, under what they were made from.
+_opened: WeakKeyDictionary = WeakKeyDictionary()
+
+
 @dataclass(frozen=True)
 class Pure:
     """A function without what it closes over, ``pure(consts, z, args)``.
@@ -335,7 +340,7 @@ class Pure:
 
     def __call__(self, consts: list, z: PyTree, args: tuple) -> PyTree:
         """Evaluate."""
-        flat = jaxpr_as_fun(ClosedJaxpr(self.jaxpr, consts))(*jax.tree.leaves((z, *args)))
+        flat = jaxpr_as_fun(ClosedJaxpr(self.jaxpr, ()))(*consts, *jax.tree.leaves((z, *args)))
         return self.structure.unflatten(flat)
 
 
@@ -359,7 +364,10 @@ def hoist(function: Callable, z: PyTree, args: tuple) -> tuple[Pure, list, PyTre
     Array([10., 20.], dtype=float32)
     """
     closed, out = jax.make_jaxpr(function, return_shape=True)(z, *args)
-    return Pure(closed.jaxpr, jax.tree.structure(out)), list(closed.consts), out
+    traced = closed.jaxpr
+    if traced not in _opened:  # of the same trace the same one; JAX 0.12 keeps the constants in it
+        _opened[traced] = traced.replace(constvars=(), invars=[*traced.constvars, *traced.invars])
+    return Pure(_opened[traced], jax.tree.structure(out)), list(closed.consts), out
 
 
 def _hoist_outer(outer_grad: Callable | None, opa_every: int | None, z: PyTree, args: tuple) -> tuple[Any, list]:
