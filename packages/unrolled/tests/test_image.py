@@ -17,7 +17,7 @@ def blocks(seed=0, n=32):
 FAST = {
     "conv": {"max_steps": 5, "n_components": 8, "patch_size": 6},
     "patch": {"n_components": 24, "patch_size": 6, "epochs": 3},
-    "analysis": {"max_steps": 60, "constraint": "separable"},
+    "analysis": {"max_steps": 30, "constraint": "separable"},
 }
 
 
