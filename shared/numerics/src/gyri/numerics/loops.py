@@ -53,7 +53,8 @@ def _one_of_equals(function: Callable) -> Callable:
 
 def _by_identity(function: Any) -> Any:
     """One stand-in for all functions of equal value (frozen dataclasses), kept for a while; others as they are."""
-    if function is None or type(function).__eq__ is object.__eq__ or isinstance(function, types.MethodType):
+    by_value = callable(function) and type(function).__eq__ is not object.__eq__
+    if not by_value or isinstance(function, types.MethodType):
         return function
     try:
         return _one_of_equals(function)
