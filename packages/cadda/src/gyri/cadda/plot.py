@@ -65,9 +65,8 @@ def plot_policy(search_or_policy: Any, transforms: Any = None, ax: Any = None) -
     one = len(exposed) == 1
     ax.set_yticks(range(len(exposed)), ["all"] if one else [str(c) for c in range(len(exposed))])
     ax.set_ylabel("class")
-    figure = ax.get_figure(root=True)
-    figure.colorbar(image, ax=ax, label="exposure")
-    return figure
+    ax.figure.colorbar(image, ax=ax, label="exposure")
+    return ax.figure
 
 
 def _read(search_or_policy: Any, transforms: Any) -> tuple[Policy, tuple, Any]:
