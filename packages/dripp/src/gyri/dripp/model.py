@@ -87,7 +87,7 @@ def negative_log_likelihood(
     """
     density = kernels.get(kernel)
     params = Params(*(jnp.asarray(value) for value in params))
-    check_shapes(params, () if table.n_atoms is None else (table.n_atoms,), table.n_drivers)
+    check_shapes(params, table.weight.shape[:-1], table.n_drivers)
     if table.n_atoms is None:
         return nll(params, table, density)
     return jax.vmap(lambda p, t: nll(p, t, density))(params, unbatched(table))

@@ -308,7 +308,7 @@ def em_step(
     density = kernels.get(kernel)
     check_option(m_step, "m_step", M_STEPS)
     params = Params(*(jnp.asarray(value, table.lag.dtype) for value in params))
-    check_shapes(params, () if table.n_atoms is None else (table.n_atoms,), table.n_drivers)
+    check_shapes(params, table.weight.shape[:-1], table.n_drivers)
 
     def step(params: Params, table: LagTable) -> Params:
         bounds = _bounds(table, m_bounds, sigma_min, density)
@@ -440,11 +440,12 @@ def _fit_one(
 ) -> EMResult:
     """EM in blocks, each followed by a polish, until converged; then try to do without each idle driver."""
     bounds = _bounds(table, m_bounds, sigma_min, kernel)
-    size = min(_BLOCK, room)
 
     def body(state: _State) -> _State:
         spent = jnp.where(state.trial, state.n_trial, state.n_iter)
-        block = _em_block(state.params, table, kernel, bounds, m_step, jnp.minimum(size, max_iter - spent), tol, size)
+        block = _em_block(
+            state.params, table, kernel, bounds, m_step, jnp.minimum(_BLOCK, max_iter - spent), tol, _BLOCK
+        )
         spent = spent + block.n
         params, value, converged = block.params, block.nll, block.met
         if polish:
@@ -477,7 +478,7 @@ def _fit_one(
             finished & ~candidates.any(),
         )
 
-    empty = jnp.full(room + 2 * size + 2, jnp.nan, table.lag.dtype)
+    empty = jnp.full(room + 2 * _BLOCK + 2, jnp.nan, table.lag.dtype)
     state = _State(
         params,
         n_before,
@@ -659,8 +660,8 @@ def em(
         return _without_drivers(table, max_iter)
     # Numbers are data of one program; only the room for the history, in whole blocks, is of its shape.
     static = {"kernel": kernel, "m_step": m_step, "polish": polish, "room": -(-max_iter // _BLOCK) * _BLOCK}
-    default = (np.nan, np.nan) if m_bounds is None else m_bounds, np.nan if sigma_min is None else sigma_min
-    options = (tol, *default, max_iter)
+    bounds = (np.nan, np.nan) if m_bounds is None else m_bounds  # NaN: the default, see `_bounds`
+    options = (tol, bounds, np.nan if sigma_min is None else sigma_min, max_iter)
     if isinstance(init, Params):
         params = _check_start(init, table, kernel, m_bounds, sigma_min)
         result = _continue(params, table, options, static)
@@ -713,9 +714,7 @@ def _check_start(init: Params, table: LagTable, kernel: str, m_bounds: Any, sigm
     """Validate the values that can be seen, and move all within their bounds and off the absorbing zeros."""
     if not any(isinstance(value, jax.core.Tracer) for value in init):
         check_params(init, table.n_drivers, name="init")
-    atoms = table.weight.shape[:-1]
-    if np.shape(init.baseline) != atoms:
-        raise ValueError(f"init.baseline: expected shape {atoms}, got {np.shape(init.baseline)}")
+    check_shapes(init, table.weight.shape[:-1], table.n_drivers, name="init")
     dtype = table.lag.dtype
 
     def project(params: Params, table: LagTable) -> Params:
