@@ -84,17 +84,29 @@ def second(scale, key, sweep):
     time.sleep(120)
     return Result([], {}, Data.simulated("none"))
 """
+FLAGS = """
+import os
+from gyri.reproduce import Data, Result, experiment
+
+@experiment(paper="flags", figure="Figure 1", title="Flags of XLA")
+def plain(scale, key, sweep):
+    return Result([], {}, Data.simulated(os.environ.get("XLA_FLAGS", "")))
+
+@experiment(paper="flags", figure="Figure 1", title="Flags of XLA where times are reported", timed=True)
+def timed(scale, key, sweep):
+    return plain(scale, key, sweep)
+"""
 
 
 @pytest.fixture
 def papers(tmp_path, monkeypatch):
-    """Install papers "good", "bad", "slow" and "broken" for one test; other distributions are out of sight."""
+    """Install papers "good", "bad", "slow", "flags" and "broken" for one test; other distributions are out of sight."""
     package = f"fake_papers_{next(_numbers)}"
     site = tmp_path / "site"
     info = site / "gyri_good-0.3.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: gyri-good\nVersion: 0.3.0\n")
-    sources = {"good": GOOD, "bad": BAD, "slow": SLOW, "broken": "import no_such_module_anywhere\n"}
+    sources = {"good": GOOD, "bad": BAD, "slow": SLOW, "flags": FLAGS, "broken": "import no_such_module_anywhere\n"}
     points = "".join(f"{name} = {package}.{name}\n" for name in sources)
     (info / "entry_points.txt").write_text(f"[{registry.ENTRY_POINT_GROUP}]\n{points}")
     (site / package).mkdir()

@@ -65,7 +65,7 @@ def test_single_experiment_is_found(papers):
 
 def test_broken_entry_point_does_not_hide_the_others(papers):
     found = find_experiments()
-    assert {e.paper for e in found} == {"good", "bad", "slow"}
+    assert {e.paper for e in found} == {"good", "bad", "slow", "flags"}
     assert [b.paper for b in found.broken] == ["broken"]
     assert "no_such_module_anywhere" in found.broken[0].error
 

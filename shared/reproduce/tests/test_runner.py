@@ -73,6 +73,17 @@ def test_one_job_runs_in_one_process(papers, tmp_path):
     assert record.claims[0].measured == 1
 
 
+def test_quick_experiments_that_report_no_time_are_optimised_less(papers, tmp_path, monkeypatch):
+    def flags(**options):
+        return {name: record.data.name for name, record in run(tmp_path, "flags", **options).items()}
+
+    monkeypatch.setenv("XLA_FLAGS", "--xla_of_user")
+    assert flags() == {"plain": "--xla_of_user --xla_backend_optimization_level=1", "timed": "--xla_of_user"}
+    assert flags(scale="paper") == {"plain": "--xla_of_user", "timed": "--xla_of_user"}
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=3")
+    assert set(flags().values()) == {"--xla_backend_optimization_level=3"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["dask", "ray"])
 def test_same_call_runs_on_a_local_cluster_of_two_workers(papers, tmp_path, backend):

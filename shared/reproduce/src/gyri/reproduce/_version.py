@@ -1,3 +1,3 @@
 """Version of gyri-reproduce; `nox -s release` bumps it."""
 
-__version__ = "0.1.0"
+__version__ = "0.1.1"

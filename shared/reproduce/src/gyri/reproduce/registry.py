@@ -47,6 +47,8 @@ class Experiment:
         The function's docstring.
     function : callable
         ``function(scale, key, sweep) -> Result``.
+    timed : bool
+        It reports times, and so compiles as its users do.
     """
 
     paper: str
@@ -55,6 +57,7 @@ class Experiment:
     title: str
     description: str
     function: Function
+    timed: bool = False
 
     @property
     def id(self) -> str:
@@ -87,7 +90,7 @@ class Found:
 _registered: dict[str, Experiment] = {}
 
 
-def experiment(*, paper: str, figure: str, title: str) -> Callable[[Function], Function]:
+def experiment(*, paper: str, figure: str, title: str, timed: bool = False) -> Callable[[Function], Function]:
     """Register a function as an experiment of a paper.
 
     The function has the signature ``function(scale, key, sweep) -> Result``. `scale` is ``"quick"`` or ``"paper"``,
@@ -104,6 +107,9 @@ def experiment(*, paper: str, figure: str, title: str) -> Callable[[Function], F
         What it reproduces, for example ``"Figure 3"``.
     title : str
         One line for the report.
+    timed : bool
+        Whether it reports a time. Where none does, the runner lets XLA optimise less at quick scale, which takes longer
+        to compile than to run.
 
     Returns
     -------
@@ -143,7 +149,7 @@ def experiment(*, paper: str, figure: str, title: str) -> Callable[[Function], F
                 raise ValueError(f"scale: expected one of {SCALES}, got {scale!r}")
             return function(scale, key, sweep)
 
-        entry = Experiment(paper, name, figure, title, inspect.getdoc(function) or "", run)
+        entry = Experiment(paper, name, figure, title, inspect.getdoc(function) or "", run, timed)
         known = _registered.get(entry.id)
         if known is not None and _source(known.function) != _source(run):
             raise ValueError(f"{name}: {paper} has an experiment of this name in {known.function.__module__} already")

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -22,6 +22,7 @@ from .sweep import check_backend, share_machine, start_cluster
 
 POLL_SECONDS = 0.05
 LOG_TAIL = 4000
+_OPTIMISATION = "--xla_backend_optimization_level"
 
 
 def run_experiments(
@@ -40,7 +41,7 @@ def run_experiments(
     Every record is written to ``out/results/PAPER/EXPERIMENT.json`` as soon as the experiment ends, its figures and the
     log of its output beside. An exception, or a process that dies, becomes a record too: the others go on. `jobs`
     processes work at a time: several experiments at once and, where there are more jobs than experiments left, several
-    seeds of one. On an interruption the processes end, and what is written stays.
+    seeds of one. At quick scale, experiments that report no time are compiled with less optimisation. On an interruption the processes end, and what is written stays.
 
     Parameters
     ----------
@@ -85,7 +86,7 @@ def run_experiments(
     if resume:
         versions = find_versions()
         records = {e.id: kept for e in experiments if (kept := _resumable(out, e, scale, seed, versions)) is not None}
-    waiting = [_task(e, scale, seed, backend) for e in experiments if e.id not in records]
+    waiting = [e for e in experiments if e.id not in records]
 
     with (
         tqdm(
@@ -101,7 +102,10 @@ def run_experiments(
                 free = jobs - sum(worker.share for worker in running)
                 while waiting and free > 0:
                     share = max(1, free // len(waiting)) if backend == "loky" else 1
-                    running.append(Worker.start(waiting.pop(0), share, out, environment))
+                    experiment = waiting.pop(0)
+                    less = {} if experiment.timed or scale == "paper" else optimise_less(environment)
+                    task = _task(experiment, scale, seed, backend)
+                    running.append(Worker.start(task, share, out, environment | less))
                     free -= share
                 bar.set_postfix_str(", ".join(worker.task.name for worker in running), refresh=True)
                 time.sleep(POLL_SECONDS)
@@ -116,6 +120,20 @@ def run_experiments(
             for worker in running:
                 worker.stop()
     return [records[e.id] for e in experiments]
+
+
+def optimise_less(environment: Mapping[str, str]) -> dict[str, str]:
+    """Environment in which XLA compiles faster, to code that may be slower; what the user set stays.
+
+    Examples
+    --------
+    >>> optimise_less({"XLA_FLAGS": "--xla_gpu_autotune_level=0"})
+    {'XLA_FLAGS': '--xla_gpu_autotune_level=0 --xla_backend_optimization_level=1'}
+    """
+    flags = environment.get("XLA_FLAGS", "")
+    if _OPTIMISATION in flags:
+        return {}
+    return {"XLA_FLAGS": f"{flags} {_OPTIMISATION}=1".strip()}
 
 
 def record_broken(

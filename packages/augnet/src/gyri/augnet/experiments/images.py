@@ -129,7 +129,7 @@ def train(setting: tuple[str, int, str]) -> dict[str, Any]:
     return found
 
 
-@experiment(paper="augnet", figure="CIFAR10", title="Recognition of images with learned augmentation")
+@experiment(paper="augnet", figure="CIFAR10", title="Recognition of images with learned augmentation", timed=True)
 def images(scale: str, key: int, sweep: Any) -> Result:
     """Test accuracy without augmentation, with a fixed one, with Augerino and with AugNet, and by the number of copies.
 

@@ -48,7 +48,10 @@ def compare(setting: tuple[str, int]) -> dict[str, Selected]:
 
 
 @experiment(
-    paper="cadda", figure="Class-agnostic benchmark", title="Class-agnostic policies: accuracy against search time"
+    paper="cadda",
+    figure="Class-agnostic benchmark",
+    title="Class-agnostic policies: accuracy against search time",
+    timed=True,
 )
 def agnostic(scale: str, key: int, sweep: Any) -> Result:
     """Search, retrain with the policies of some epochs, choose on validation subjects, report on test subjects.

@@ -237,7 +237,12 @@ def time_fits(item: tuple[int, float, float | None]) -> list[float]:
     return seconds[1:]
 
 
-@experiment(paper="dripp", figure="Figure A.2", title="Computing time grows linearly with the length of the recording")
+@experiment(
+    paper="dripp",
+    figure="Figure A.2",
+    title="Computing time grows linearly with the length of the recording",
+    timed=True,
+)
 def computing_time(scale: str, key: int, sweep: Any) -> Result:
     """Table of delays and 50 EM iterations, compilation left out: the published code is quadratic, here it is linear.
 

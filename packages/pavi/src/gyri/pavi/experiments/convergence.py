@@ -84,7 +84,7 @@ def steps_to(gaps: np.ndarray, budgets: tuple[int, ...], goal: float) -> float:
     return float(reached[0] if reached else 2 * budgets[-1])
 
 
-@experiment(paper="pavi", figure="Convergence speed", title="Shared weights learn from every group")
+@experiment(paper="pavi", figure="Convergence speed", title="Shared weights learn from every group", timed=True)
 def convergence(scale: str, key: int, sweep: Any) -> Result:
     """The gap to the evidence after more and more steps, each on the same number of random groups.
 

@@ -87,7 +87,9 @@ def fit_uivi(x: Any, seed: int, steps: int) -> dict[str, float | int]:
     }
 
 
-@experiment(paper="pavi", figure="Other families", title="What other families cost and reach as groups are added")
+@experiment(
+    paper="pavi", figure="Other families", title="What other families cost and reach as groups are added", timed=True
+)
 def peers(scale: str, key: int, sweep: Any) -> Result:
     """Gaussian random effects: PAVI on two random groups a step, the others, which cannot, on all of them.
 

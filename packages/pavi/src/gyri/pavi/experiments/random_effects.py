@@ -92,7 +92,7 @@ def mean_field(seed: int, sizes: tuple[int, int, int], b: int, steps: int) -> tu
     return (float(gre_log_evidence(x)) - found["bound"]) / sizes[0], found["seconds"], int(found["weights"])
 
 
-@experiment(paper="pavi", figure="Scaling", title="Sharing keeps its quality as groups are added")
+@experiment(paper="pavi", figure="Scaling", title="Sharing keeps its quality as groups are added", timed=True)
 def scaling(scale: str, key: int, sweep: Any) -> Result:
     """The same steps, each on the same number of random groups, for more and more groups in all.
 

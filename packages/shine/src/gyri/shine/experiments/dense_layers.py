@@ -36,7 +36,9 @@ def accuracies(setting: tuple[int, int]) -> dict[str, float]:
     return {mode: train_dense(seed, mode, 1.0, False, epochs)[1] for mode in MODES}
 
 
-@experiment(paper="shine", figure="Figure 3, on a CPU", title="Training does not need the exact backward pass")
+@experiment(
+    paper="shine", figure="Figure 3, on a CPU", title="Training does not need the exact backward pass", timed=True
+)
 def training(scale: str, key: int, sweep: Any) -> Result:
     """Dense layers of 80 units on digits, 15 epochs: accuracy by mode, and the time of one backward pass.
 

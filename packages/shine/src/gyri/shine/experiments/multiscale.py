@@ -117,7 +117,12 @@ def backward_time(model: MDEQ, images: Any, n: int = 20) -> float:
     return float(np.median(times))
 
 
-@experiment(paper="shine", figure="Figure 3", title="Multiscale models: accuracy against the time of the backward pass")
+@experiment(
+    paper="shine",
+    figure="Figure 3",
+    title="Multiscale models: accuracy against the time of the backward pass",
+    timed=True,
+)
 def multiscale(scale: str, key: int, sweep: Any) -> Result:
     """MDEQ by backward mode. At the paper's scale CIFAR-10 (LARGE, five seeds), where there is a GPU and the data.
 

@@ -96,7 +96,7 @@ def heartbeats(seed: int) -> tuple[float, np.ndarray]:
     return float(scores[0]), model.components_[:, 0]
 
 
-@experiment(paper="unrolled", figure="Figure 7, table 1", title="Rank-one atoms of recordings")
+@experiment(paper="unrolled", figure="Figure 7, table 1", title="Rank-one atoms of recordings", timed=True)
 def recordings(scale: str, key: int, sweep: Any) -> Result:
     """Three planted events in 20 channels, 8 atoms learned from windows; an electrocardiogram; MEG where it is there.
 

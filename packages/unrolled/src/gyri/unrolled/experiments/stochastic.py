@@ -46,7 +46,7 @@ def learn(setting: tuple[int, int, int, tuple[int, ...]]) -> dict[str, tuple[flo
     return found
 
 
-@experiment(paper="unrolled", figure="Figure 6", title="Stochastic learning from random starts")
+@experiment(paper="unrolled", figure="Figure 6", title="Stochastic learning from random starts", timed=True)
 def stochastic(scale: str, key: int, sweep: Any) -> Result:
     """The recipe with 50 features and 100 atoms, random start, N = 30: recovery, and time, of the stochastic search.
 
