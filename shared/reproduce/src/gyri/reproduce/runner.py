@@ -41,7 +41,8 @@ def run_experiments(
     Every record is written to ``out/results/PAPER/EXPERIMENT.json`` as soon as the experiment ends, its figures and the
     log of its output beside. An exception, or a process that dies, becomes a record too: the others go on. `jobs`
     processes work at a time: several experiments at once and, where there are more jobs than experiments left, several
-    seeds of one. At quick scale, experiments that report no time are compiled with less optimisation. On an interruption the processes end, and what is written stays.
+    seeds of one. At quick scale, experiments that report no time are compiled with less optimisation. On an
+    interruption the processes end, and what is written stays.
 
     Parameters
     ----------
