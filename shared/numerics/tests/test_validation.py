@@ -190,3 +190,22 @@ def test_missing_extra_says_what_to_type(monkeypatch):
     monkeypatch.setitem(sys.modules, "json.decoder", None)
     with pytest.raises(ImportError, match=r'^json is needed to read: pip install "a\[b\]"$'):
         import_extra("json.decoder", "a[b]", "to read")
+
+
+def test_checking_an_array_on_a_cpu_compiles_nothing_and_lets_it_be_donated():
+    cpu = jax.devices("cpu")[0]
+    add = jax.jit(lambda x: x + 1, donate_argnums=0)
+    x, bad = add(jax.device_put(np.ones((3, 1, 5, 7), np.float32), cpu)), jax.device_put(np.float32([1, np.inf]), cpu)
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(listener := lambda event, *_, **__: compiled.append(event))
+    try:
+        check_array(x, "x")
+        check_finite({"x": x}, "params")
+        with pytest.raises(ValueError, match="got 1 of 2"):
+            check_array(bad, "x")
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    assert not [event for event in compiled if "compile" in event]
+
+    address = x.unsafe_buffer_pointer()
+    assert add(x).unsafe_buffer_pointer() == address

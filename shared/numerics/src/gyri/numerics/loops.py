@@ -3,7 +3,7 @@
 import types
 import weakref
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -124,6 +124,14 @@ def _strong(x: Any) -> Array:
     """As a JAX array without weak type, so that the first chunk has the types of all others."""
     x = jnp.asarray(x)
     return x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else jnp.asarray(x, x.dtype)
+
+
+@partial(jax.jit, static_argnums=2)
+def _split_rows(key: Key[Array, ""], data: PyTree, n_first: int) -> tuple[PyTree, PyTree]:
+    """Rows in a drawn order: the first ones, None if there is none, and the others."""
+    order = jax.random.permutation(key, check_same_leading_axis(data, "data"))
+    first = jax.tree.map(lambda x: x[order[:n_first]], data) if n_first else None
+    return first, jax.tree.map(lambda x: x[order[n_first:]], data)
 
 
 def _same_types(new: PyTree, old: PyTree) -> PyTree:
@@ -441,9 +449,7 @@ def fit_minibatch(
         raise ValueError(f"validation_fraction: expected to leave a training row of {n_rows}, got {fraction}")
     split_key, loop_key = jax.random.split(as_key(key))
     params, data = jax.tree.map(_strong, (params, data))
-    order = jax.random.permutation(split_key, n_rows)
-    valid = jax.tree.map(lambda x: x[order[:n_valid]], data) if n_valid else None
-    data = jax.tree.map(lambda x: x[order[n_valid:]], data)
+    valid, data = _split_rows(split_key, data, n_valid)
     batch_size = min(batch_size, n_rows - n_valid)
     chunk = max(10, 100 * batch_size // n_rows)
     valid_loss_fn = loss_fn if valid_loss_fn is None else valid_loss_fn

@@ -74,6 +74,7 @@ def _check_values(x: Array | np.ndarray, name: str, allow_nan: bool) -> None:
     held = x.dtype
     if isinstance(x, np.ndarray) and x.dtype == np.float64 and _default_float() != np.float64:
         held = np.dtype("float32")
+    x = _host_view(x)
     infinite = np.isinf if isinstance(x, np.ndarray) else jnp.isinf
     isnan = np.isnan if isinstance(x, np.ndarray) else jnp.isnan
     with jax.ensure_compile_time_eval():  # a constant that a jitted function closes over has values, too
@@ -88,6 +89,17 @@ def _check_values(x: Array | np.ndarray, name: str, allow_nan: bool) -> None:
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         where = f", the first at index {_shape_text(first)}" if first else ""
         raise ValueError(f"{name}: expected {what}, got {count} of {bad.size} that are not{where}")
+
+
+def _host_view(x: Array | np.ndarray) -> Array | np.ndarray:
+    """View a CPU array as NumPy's, without a copy: JAX would compile a check for every shape. Other arrays stay."""
+    if isinstance(x, np.ndarray) or x.dtype not in (np.float16, np.float32, np.float64):
+        return x
+    devices = x.devices()
+    if len(devices) > 1 or next(iter(devices)).platform != "cpu":
+        return x
+    # Not np.asarray: JAX would keep that view, and then copy where the array is donated.
+    return np.from_dlpack(x.block_until_ready())
 
 
 def check_array(
