@@ -80,7 +80,7 @@ def quality(quick: bool) -> None:
     plates = lambda x: numpyro.plate("groups", len(x), dim=-2, subsample_size=B)
     for rate in (1e-2, 3e-2, 1e-1):
         run = lambda k, rate=rate: numpyro_gap(AutoNormal(gre, create_plates=plates), AutoNormal(gre), x, 0, k, rate)
-        print(f"AutoNormal, {rate}:", first(run, (1000, 10_000, 40_000)), flush=True)
+        print(f"AutoNormal, {rate}:", first(run, (1000, 5000, 10_000, 14_000, 20_000, 28_000, 40_000)), flush=True)
     _, x = simulate_gre(0, 100, 50, 2)
     guide = AutoPAVI(gre, encoding="data", subsample_sizes={"groups": B})
     fit(guide, 0, 1, x, progress_bar=False)
