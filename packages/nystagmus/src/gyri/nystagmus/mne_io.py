@@ -67,9 +67,12 @@ def read_signal(inst: Any, picks: Any = None) -> Signal:
         If no channel is left.
     """
     mne = _mne()
-    if picks is None:
-        picks = "eyegaze" if "eyegaze" in inst.get_channel_types(unique=True) else "data"
-    index = _pick(inst, picks)
+    kinds = inst.get_channel_types()
+    if picks is not None or "eyegaze" in kinds:
+        index = _pick(inst, "eyegaze" if picks is None else picks)
+    else:
+        # To MNE 1.10 and older, pupils are data.
+        index = [i for i in _pick(inst, "data") if kinds[i] != "pupil"]
     names = tuple(inst.ch_names[i] for i in index)
     if isinstance(inst, mne.io.BaseRaw):
         data = np.asarray(inst.get_data(picks=index), np.float64)[None]
@@ -209,11 +212,13 @@ def gaze_to_degrees(
     if any(converted.info["chs"][i]["unit"] == FIFF.FIFF_UNIT_PX for i in gaze):
         if calibration is None:
             calibration = _screen(screen_size_m, screen_resolution, distance_m)
-        converted = mne.preprocessing.eyetracking.convert_units(converted, calibration, to="radians", verbose="error")
+        with mne.utils.use_log_level("error"):
+            converted = mne.preprocessing.eyetracking.convert_units(converted, calibration, to="radians")
     units = {int(converted.info["chs"][i]["unit"]) for i in gaze}
     if units != {int(FIFF.FIFF_UNIT_RAD)}:
         raise ValueError("raw: expected gaze in pixels or radians, as MNE's set_channel_types_eyetrack states it")
-    converted.apply_function(np.rad2deg, picks=[converted.ch_names[i] for i in gaze], verbose="error")
+    # Not the ufunc itself: older MNE looks at the function's signature, and NumPy's older ufuncs have none.
+    converted.apply_function(lambda radians: np.rad2deg(radians), picks=[converted.ch_names[i] for i in gaze], verbose="error")
     for i in gaze:
         converted.info["chs"][i]["unit"] = FIFF.FIFF_UNIT_NONE
     return converted
