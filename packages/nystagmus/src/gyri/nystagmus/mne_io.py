@@ -218,7 +218,9 @@ def gaze_to_degrees(
     if units != {int(FIFF.FIFF_UNIT_RAD)}:
         raise ValueError("raw: expected gaze in pixels or radians, as MNE's set_channel_types_eyetrack states it")
     # Not the ufunc itself: older MNE looks at the function's signature, and NumPy's older ufuncs have none.
-    converted.apply_function(lambda radians: np.rad2deg(radians), picks=[converted.ch_names[i] for i in gaze], verbose="error")
+    converted.apply_function(
+        lambda radians: np.rad2deg(radians), picks=[converted.ch_names[i] for i in gaze], verbose="error"
+    )
     for i in gaze:
         converted.info["chs"][i]["unit"] = FIFF.FIFF_UNIT_NONE
     return converted
