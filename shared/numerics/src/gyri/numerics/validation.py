@@ -99,7 +99,8 @@ def _host_view(x: Array | np.ndarray) -> Array | np.ndarray:
     if len(devices) > 1 or next(iter(devices)).platform != "cpu":
         return x
     # Not np.asarray: JAX would keep that view, and then copy where the array is donated.
-    return np.from_dlpack(x.block_until_ready())
+    ready: Any = x.block_until_ready()
+    return np.from_dlpack(ready)
 
 
 def check_array(
