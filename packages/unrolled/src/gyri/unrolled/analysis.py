@@ -92,7 +92,8 @@ class AnalysisPrior(BaseEstimator):
     n_iter : int
         Iterations N.
     learn_steps : bool
-        Learn the steps of the dual variable as well, once the prior has come to rest.
+        Learn the steps of the dual variable as well, once the prior has come to rest. The loss falls further, but it
+        knows no clean signal: without, learned filters restored the experiments' images better, by 0.6 and 1.2 dB.
     max_steps : int
         Most steps of the descent, and as many again with `learn_steps`.
     tol : float
