@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gyri.numerics.testing import check_no_recompilation
 from gyri.numerics.validation import (
     as_key,
     check_array,
@@ -193,19 +194,16 @@ def test_missing_extra_says_what_to_type(monkeypatch):
 
 
 def test_checking_an_array_on_a_cpu_compiles_nothing_and_lets_it_be_donated():
-    cpu = jax.devices("cpu")[0]
-    add = jax.jit(lambda x: x + 1, donate_argnums=0)
-    x, bad = add(jax.device_put(np.ones((3, 1, 5, 7), np.float32), cpu)), jax.device_put(np.float32([1, np.inf]), cpu)
-    compiled = []
-    jax.monitoring.register_event_duration_secs_listener(listener := lambda event, *_, **__: compiled.append(event))
-    try:
+    def check(x):
         check_array(x, "x")
         check_finite({"x": x}, "params")
-        with pytest.raises(ValueError, match="got 1 of 2"):
-            check_array(bad, "x")
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listener)
-    assert not [event for event in compiled if "compile" in event]
 
+    cpu = jax.devices("cpu")[0]
+    place = lambda *shape: jax.device_put(np.ones(shape, np.float32), cpu)
+    add = jax.jit(lambda x: x + 1, donate_argnums=0)
+    x = add(place(3, 1, 5, 7))
+    check_no_recompilation(check, (place(2),), (x,), jit=False)  # the second call has a new shape
     address = x.unsafe_buffer_pointer()
     assert add(x).unsafe_buffer_pointer() == address
+    with pytest.raises(ValueError, match="got 1 of 2"):
+        check_array(jax.device_put(np.float32([1, np.inf]), cpu), "x")

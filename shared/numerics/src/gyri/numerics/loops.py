@@ -129,7 +129,7 @@ def _strong(x: Any) -> Array:
 @partial(jax.jit, static_argnums=2)
 def _split_rows(key: Key[Array, ""], data: PyTree, n_first: int) -> tuple[PyTree, PyTree]:
     """Rows in a drawn order: the first ones, None if there is none, and the others."""
-    order = jax.random.permutation(key, check_same_leading_axis(data, "data"))
+    order = jax.random.permutation(key, len(jax.tree.leaves(data)[0]))
     first = jax.tree.map(lambda x: x[order[:n_first]], data) if n_first else None
     return first, jax.tree.map(lambda x: x[order[n_first:]], data)
 

@@ -92,15 +92,10 @@ def _check_values(x: Array | np.ndarray, name: str, allow_nan: bool) -> None:
 
 
 def _host_view(x: Array | np.ndarray) -> Array | np.ndarray:
-    """View a CPU array as NumPy's, without a copy: JAX would compile a check for every shape. Other arrays stay."""
-    if isinstance(x, np.ndarray) or x.dtype not in (np.float16, np.float32, np.float64):
+    """View a CPU array as NumPy's, since JAX would compile a check for every shape. Other arrays stay."""
+    if isinstance(x, np.ndarray) or not x.is_fully_addressable:
         return x
-    devices = x.devices()
-    if len(devices) > 1 or next(iter(devices)).platform != "cpu":
-        return x
-    # Not np.asarray: JAX would keep that view, and then copy where the array is donated.
-    ready: Any = x.block_until_ready()
-    return np.from_dlpack(ready)
+    return np.asarray(x) if all(device.platform == "cpu" for device in x.devices()) else x
 
 
 def check_array(
