@@ -92,6 +92,8 @@ def test_channels_of_several_types_count_alike(planted):
     assert np.abs(found.spatial[:, 2:]).max() > 0.3
     picked = events_from_raw(make_raw(x, ["eeg", "eeg", "mag", "mag"]), 1, picks="eeg", **OPTIONS)
     assert picked.spatial.shape == (1, 2)
+    gaze = events_from_raw(make_raw(x, ["eeg", "eeg", "eyegaze", "pupil"]), 1, **OPTIONS)
+    np.testing.assert_array_equal(gaze.spatial, picked.spatial)
 
 
 def test_the_best_of_several_starts_and_the_activations_threshold(planted, found):

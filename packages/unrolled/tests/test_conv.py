@@ -306,9 +306,10 @@ def test_bad_annotations_mask_epochs_as_they_do_recordings():
     raw.set_annotations(marks)
     whole = read_signals(raw, None, 1).mask[0]
     events = np.array([[100, 0, 1], [200, 0, 1], [400, 0, 1]])
-    options = {"tmin": -0.5, "tmax": 0.49, "baseline": None, "reject_by_annotation": False, "preload": True}
-    epochs = mne.Epochs(raw, events, verbose="error", **options)
-    read = read_signals(epochs, None, 1)
+    options = {"tmin": -0.5, "tmax": 0.49, "baseline": None, "reject_by_annotation": False, "verbose": "error"}
+    read = read_signals(mne.Epochs(raw, events, **options), None, 1)  # whose length is not known until they are read
+    epochs = mne.Epochs(raw, events, preload=True, **options)
+    np.testing.assert_array_equal(read.mask, read_signals(epochs, None, 1).mask)
     np.testing.assert_array_equal(read.mask, [whole[:, n - 50 : n + 50] for n in (100, 200, 400)])
     assert not read.mask.all((1, 2))[:2].any() and read.mask[2].all() and not read.X[read.mask == 0].any()
     given = np.ones(read.mask.shape)

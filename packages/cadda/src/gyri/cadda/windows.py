@@ -1,10 +1,10 @@
 """From what users pass to arrays: windows, labels, epochs of MNE."""
 
-import sys
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from gyri.numerics.recordings import is_epochs
 from gyri.numerics.validation import check_array
 
 from .data import zscore
@@ -29,18 +29,6 @@ class Windows(NamedTuple):
     y: Any
     sfreq: float | None
     ch_names: tuple[str, ...] | None
-
-
-def is_epochs(x: object) -> bool:
-    """Whether something is epochs of MNE; False without importing MNE where it is not in use.
-
-    Examples
-    --------
-    >>> is_epochs([1.0, 2.0])
-    False
-    """
-    mne = sys.modules.get("mne")
-    return mne is not None and isinstance(x, mne.BaseEpochs)
 
 
 def read_windows(X: Any, y: Any, name: str = "", n_classes: int | None = None) -> Windows:

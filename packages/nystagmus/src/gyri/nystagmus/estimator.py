@@ -13,10 +13,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from gyri.numerics.csc import conv_synthesis, rank1_from_full
 from gyri.numerics.io import as_python, load_pytree, save_pytree
+from gyri.numerics.recordings import is_epochs, is_raw
 from gyri.numerics.validation import as_key, check_array, check_option, check_positive_int, check_scalar
 
 from . import algorithms, plot
-from .mne_io import is_mne
 from .recordings import Recording, Scaling, apply_scaling, device_dtype, find_scaling, read_recording
 from .trend import fill_gaps, trend_level, tv_background
 from .waveform import measure_waveform
@@ -407,7 +407,7 @@ class ConvolutionalDictionaryLearning(BaseEstimator):
     def _solve(self, X: Any, mask: Any, picks: Any) -> tuple[Recording, Decomposition, float]:
         """Recording, its parts at the atoms learned, and the objective."""
         check_is_fitted(self)
-        if picks is None and is_mne(X) and self.ch_names_ and set(self.ch_names_) <= set(X.ch_names):
+        if picks is None and (is_raw(X) or is_epochs(X)) and self.ch_names_ and set(self.ch_names_) <= set(X.ch_names):
             picks = list(self.ch_names_)
         recording = read_recording(X, mask, picks)
         n_atoms, n_channels, length = self.atoms_.shape

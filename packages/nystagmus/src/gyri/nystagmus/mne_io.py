@@ -1,11 +1,11 @@
 """Recordings of MNE in and out: gaze in degrees, blinks as masks, results as recordings."""
 
-import sys
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from gyri.numerics.recordings import find_bad_samples, is_raw
 from gyri.numerics.validation import check_array, check_scalar, import_extra
 
 
@@ -34,18 +34,6 @@ def _mne() -> Any:
     return import_extra("mne", "gyri-nystagmus[mne]", "for objects of MNE")
 
 
-def is_mne(x: object) -> bool:
-    """Whether something is a recording or epochs of MNE; False without importing MNE where it is not in use.
-
-    Examples
-    --------
-    >>> is_mne([1.0, 2.0])
-    False
-    """
-    mne = sys.modules.get("mne")
-    return mne is not None and isinstance(x, (mne.io.BaseRaw, mne.BaseEpochs))
-
-
 def read_signal(inst: Any, picks: Any = None) -> Signal:
     """Take data, mask, sampling frequency and names out of a recording or epochs.
 
@@ -66,7 +54,6 @@ def read_signal(inst: Any, picks: Any = None) -> Signal:
     ValueError
         If no channel is left.
     """
-    mne = _mne()
     kinds = inst.get_channel_types()
     if picks is not None or "eyegaze" in kinds:
         index = _pick(inst, "eyegaze" if picks is None else picks)
@@ -74,12 +61,12 @@ def read_signal(inst: Any, picks: Any = None) -> Signal:
         # To MNE 1.10 and older, pupils are data.
         index = [i for i in _pick(inst, "data") if kinds[i] != "pupil"]
     names = tuple(inst.ch_names[i] for i in index)
-    if isinstance(inst, mne.io.BaseRaw):
+    if is_raw(inst):
         data = np.asarray(inst.get_data(picks=index), np.float64)[None]
         annotated = np.isnan(inst.get_data(picks=index, reject_by_annotation="NaN", verbose="error"))[None]
     else:
         data = np.asarray(inst.get_data(picks=index, copy=True), np.float64)
-        annotated = _annotated(inst, data.shape)
+        annotated = np.broadcast_to(find_bad_samples(inst)[:, None], data.shape)
     return Signal(data, ~(annotated | np.isnan(data)), float(inst.info["sfreq"]), names)
 
 
@@ -92,17 +79,6 @@ def _pick(inst: Any, picks: Any) -> list[int]:
     except ValueError as error:
         raise ValueError(f"picks: expected channels of {inst.ch_names}, got {picks!r}: {error}") from error
     return [inst.ch_names.index(name) for name in chosen]
-
-
-def _annotated(epochs: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Where annotations call epochs bad."""
-    bad = np.zeros(shape, bool)
-    sfreq, times = epochs.info["sfreq"], epochs.times
-    for row, annotations in zip(bad, epochs.get_annotations_per_epoch(), strict=True):
-        for onset, duration, description, *_ in annotations:
-            if description.lower().startswith("bad"):
-                row[:, (times > onset - 0.5 / sfreq) & (times < onset + duration + 0.5 / sfreq)] = True
-    return bad
 
 
 def to_mne(data: Any, inst: Any, ch_names: Any = None) -> Any:
@@ -137,7 +113,7 @@ def to_mne(data: Any, inst: Any, ch_names: Any = None) -> Any:
     """
     mne = _mne()
     names = list(inst.ch_names if ch_names is None else ch_names)
-    raw = isinstance(inst, mne.io.BaseRaw)
+    raw = is_raw(inst)
     n_trials, n_times = (1, int(inst.n_times)) if raw else (len(inst), len(inst.times))
     data = np.asarray(check_array(data, "data", shape=(n_trials, len(names), n_times), allow_nan=True), np.float64)
     info = mne.pick_info(inst.info, _pick(inst, names), copy=True)

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
+from gyri.numerics.recordings import is_epochs, is_raw
 from gyri.numerics.validation import check_array
 
-from .mne_io import is_mne, read_signal
+from .mne_io import read_signal
 from .trend import check_mask
 
 
@@ -80,7 +81,7 @@ def read_recording(X: Any, mask: Any = None, picks: Any = None) -> Recording:
     >>> read_recording([0.0, 1.0, 4.0]).data.shape
     (1, 1, 3)
     """
-    if is_mne(X):
+    if is_raw(X) or is_epochs(X):
         signal = read_signal(X, picks)
         data, valid, sfreq, names = signal.data, signal.mask, signal.sfreq, signal.ch_names
         valid = valid if mask is None else valid & check_mask(_three_axes(np.asarray(mask)), data.shape)

@@ -1,12 +1,12 @@
 """From what users pass to arrays: samples by channels by space, with a mask; recordings and epochs of MNE too."""
 
-import sys
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gyri.numerics.recordings import find_bad_samples, is_epochs, is_raw
 from gyri.numerics.validation import check_array
 
 from .coding import check_mask
@@ -28,18 +28,6 @@ class Signals(NamedTuple):
     X: Any
     mask: Any
     info: Any
-
-
-def is_mne(x: object) -> bool:
-    """Whether something is a recording or epochs of MNE; False without importing MNE where it is not in use.
-
-    Examples
-    --------
-    >>> is_mne([1.0, 2.0])
-    False
-    """
-    mne = sys.modules.get("mne")
-    return mne is not None and isinstance(x, (mne.io.BaseRaw, mne.BaseEpochs))
 
 
 def read_signals(X: Any, mask: Any, n_axes: int) -> Signals:
@@ -71,7 +59,7 @@ def read_signals(X: Any, mask: Any, n_axes: int) -> Signals:
     (1, 2, 50)
     """
     info = None
-    if is_mne(X):
+    if is_raw(X) or is_epochs(X):
         if n_axes != 1:
             raise ValueError(f"X: expected an array for atoms with {n_axes} axes, got {type(X).__name__}")
         X, annotated, info = _read_mne(X)
@@ -105,20 +93,10 @@ def _read_mne(inst: Any) -> tuple[np.ndarray, np.ndarray | None, Any]:
         raise ValueError(f"X: expected data channels of one kind, such as after X.pick('grad'), got {found}")
     info = mne.pick_info(inst.info, picks)
     # Samples that annotations call bad become NaN.
-    if isinstance(inst, mne.BaseEpochs):
-        data = np.where(_annotated(inst)[:, None], np.nan, inst.get_data(picks=picks, copy=True))
+    if is_epochs(inst):
+        data = inst.get_data(picks=picks, copy=True)  # first: it drops the epochs that are rejected
+        data = np.where(find_bad_samples(inst)[:, None], np.nan, data)
     else:
         data = inst.get_data(picks=picks, reject_by_annotation="NaN", verbose="error")
     bad = np.isnan(data)
     return np.where(bad, 0, data), (None if not bad.any() else (~bad).astype(float)), info
-
-
-def _annotated(epochs: Any) -> np.ndarray:
-    """Where annotations call epochs bad, (n_epochs, n_times); the samples are those that MNE rejects of recordings."""
-    half, times = 0.5 / epochs.info["sfreq"], epochs.times
-    bad = np.zeros((len(epochs), len(times)), bool)
-    for row, annotations in zip(bad, epochs.get_annotations_per_epoch(), strict=True):
-        for onset, duration, description, *_ in annotations:
-            if description.lower().startswith("bad"):
-                row[(times > onset - half) & (times < onset + duration - half)] = True
-    return bad

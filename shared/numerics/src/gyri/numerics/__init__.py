@@ -3,14 +3,15 @@
 `validation` (checks of what users pass), `io` (pytrees on disk), `loops` (scanned loops, minibatch fitting), `linalg`
 (linear operators, conjugate gradients, implicit differentiation), `optim` (minimisers), `prox` (proximal operators),
 `csc` (convolutional sparse coding and dictionary learning), `relax` (differentiable discrete draws), `eeg`
-(differentiable transforms of multichannel signals), `transform` (transforms with magnitudes), `host` (compiled
-sequential code on a CPU), and `testing` (what a package's tests ask of its functions).
+(differentiable transforms of multichannel signals), `transform` (transforms with magnitudes), `recordings` (what is
+asked of objects of MNE), `host` (compiled sequential code on a CPU), and `testing` (what a package's tests ask of its
+functions).
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import csc, eeg, host, io, linalg, loops, optim, prox, relax, transform, validation
+from . import csc, eeg, host, io, linalg, loops, optim, prox, recordings, relax, transform, validation
 from ._version import __version__
 from .linalg import LinearOperator, as_operator
 from .prox import prox_tv1d, soft_threshold
@@ -31,6 +32,7 @@ __all__ = [
     "optim",
     "prox",
     "prox_tv1d",
+    "recordings",
     "relax",
     "soft_threshold",
     "testing",

@@ -1,3 +1,3 @@
 """Version of gyri-numerics; `nox -s release` bumps it."""
 
-__version__ = "0.2.4"
+__version__ = "0.2.5"
