@@ -5,11 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from gyri.reproduce import find_experiments
+from gyri.reproduce import find_experiments, runner
 from gyri.reproduce.record import load_record, load_records, record_path
 from gyri.reproduce.runner import run_experiments
 from gyri.reproduce.worker import run_task
@@ -23,7 +24,10 @@ def run(out, *papers, **options):
     return by_name(run_experiments(find_experiments(papers), out, progress=False, **options))
 
 
-def test_every_outcome_is_recorded_and_none_hides_another(papers, tmp_path):
+@pytest.mark.parametrize("fork", [True, False])
+def test_every_outcome_is_recorded_and_none_hides_another(papers, tmp_path, monkeypatch, fork):
+    if not fork:
+        monkeypatch.setattr(runner, "AVAILABLE", False)
     records = run(tmp_path / "out", "good/squares", "bad", jobs=2)
     status = {name: record.status for name, record in records.items()}
     assert status == {
@@ -78,10 +82,14 @@ def test_quick_experiments_that_report_no_time_are_optimised_less(papers, tmp_pa
         return {name: record.data.name for name, record in run(tmp_path, "flags", **options).items()}
 
     monkeypatch.setenv("XLA_FLAGS", "--xla_of_user")
-    assert flags() == {"plain": "--xla_of_user --xla_backend_optimization_level=1", "timed": "--xla_of_user"}
-    assert flags(scale="paper") == {"plain": "--xla_of_user", "timed": "--xla_of_user"}
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=3")
-    assert set(flags().values()) == {"--xla_backend_optimization_level=3"}
+    found = flags()
+    assert found["plain"].startswith("--xla_of_user --xla_backend_optimization_level=1")
+    assert ("--xla_cpu_use_fusion_emitters=false" in found["plain"]) == version("jaxlib").startswith("0.10.")
+    assert found["timed"] == "--xla_of_user"
+    assert set(flags(scale="paper").values()) == {"--xla_of_user"}
+    mine = "--xla_backend_optimization_level=3 --xla_cpu_use_fusion_emitters=true"
+    monkeypatch.setenv("XLA_FLAGS", mine)
+    assert set(flags().values()) == {mine}
 
 
 @pytest.mark.slow

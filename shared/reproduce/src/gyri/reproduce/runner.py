@@ -9,12 +9,14 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO
 
 from tqdm import tqdm
 
 from .claims import Verdict
+from .fork_server import AVAILABLE, Fork, ForkServer
 from .machine import anonymous, find_versions
 from .record import Record, Task, load_record, record_path, utc_now
 from .registry import SCALES, BrokenEntryPoint, Experiment
@@ -22,7 +24,6 @@ from .sweep import check_backend, share_machine, start_cluster
 
 POLL_SECONDS = 0.05
 LOG_TAIL = 4000
-_OPTIMISATION = "--xla_backend_optimization_level"
 
 
 def run_experiments(
@@ -98,6 +99,7 @@ def run_experiments(
         environment = {**os.environ, **share_machine(jobs), **found, "MPLBACKEND": "Agg"}
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         running: list[Worker] = []
+        server = ForkServer(environment) if AVAILABLE and waiting else None
         try:
             while waiting or running:
                 free = jobs - sum(worker.share for worker in running)
@@ -106,7 +108,7 @@ def run_experiments(
                     experiment = waiting.pop(0)
                     less = {} if experiment.timed or scale == "paper" else optimise_less(environment)
                     task = _task(experiment, scale, seed, backend)
-                    running.append(Worker.start(task, share, out, environment | less))
+                    running.append(Worker.start(task, share, out, environment, less, server))
                     free -= share
                 bar.set_postfix_str(", ".join(worker.task.name for worker in running), refresh=True)
                 time.sleep(POLL_SECONDS)
@@ -120,21 +122,27 @@ def run_experiments(
         finally:
             for worker in running:
                 worker.stop()
+            if server is not None:
+                server.close()
     return [records[e.id] for e in experiments]
 
 
 def optimise_less(environment: Mapping[str, str]) -> dict[str, str]:
-    """Environment in which XLA compiles faster, to code that may be slower; what the user set stays.
+    """What to change so that XLA compiles faster, to code that may be slower; what the user set stays.
 
     Examples
     --------
-    >>> optimise_less({"XLA_FLAGS": "--xla_gpu_autotune_level=0"})
-    {'XLA_FLAGS': '--xla_gpu_autotune_level=0 --xla_backend_optimization_level=1'}
+    >>> optimise_less({"XLA_FLAGS": "--xla_gpu_autotune_level=0"})["XLA_FLAGS"].split()[:2]
+    ['--xla_gpu_autotune_level=0', '--xla_backend_optimization_level=1']
     """
-    flags = environment.get("XLA_FLAGS", "")
-    if _OPTIMISATION in flags:
-        return {}
-    return {"XLA_FLAGS": f"{flags} {_OPTIMISATION}=1".strip()}
+    flags = environment.get("XLA_FLAGS", "").split()
+    faster = {"--xla_backend_optimization_level": "1"}
+    with contextlib.suppress(PackageNotFoundError):
+        # Later ones have no other emitters, and end at a flag that they do not know.
+        if version("jaxlib").startswith("0.10."):
+            faster["--xla_cpu_use_fusion_emitters"] = "false"
+    kept = {flag.partition("=")[0] for flag in flags}
+    return {"XLA_FLAGS": " ".join([*flags, *(f"{name}={value}" for name, value in faster.items() if name not in kept)])}
 
 
 def record_broken(
@@ -186,7 +194,7 @@ def summarise(record: Record) -> str:
 class Worker:
     """A running process with its task, its share of the jobs, its log and the time it started."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Fork
     task: Task
     share: int
     log: IO[bytes]
@@ -194,23 +202,39 @@ class Worker:
     clock: float
 
     @classmethod
-    def start(cls, task: Task, share: int, out: Path, environment: dict[str, str]) -> "Worker":
-        """Start a process on a task. It leads a session, so that Ctrl-C reaches the runner alone."""
+    def start(
+        cls,
+        task: Task,
+        share: int,
+        out: Path,
+        environment: dict[str, str],
+        further: dict[str, str],
+        server: ForkServer | None,
+    ) -> "Worker":
+        """Start a process on a task, forked by `server` if there is one, whose environment lacks `further`.
+
+        It leads a session, so that Ctrl-C reaches the runner alone.
+        """
         task = Task(**{**asdict(task), "jobs": share})
         record_path(out, task.paper, task.name).unlink(missing_ok=True)
         log_path = out / "logs" / task.paper / f"{task.name}.log"
         log_path.parent.mkdir(parents=True, exist_ok=True)
         log = log_path.open("w+b")
-        command = [sys.executable, "-X", "faulthandler", "-m", f"{__package__}.worker", json.dumps(asdict(task))]
-        process = subprocess.Popen(
-            [*command, os.fspath(out)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
-        return cls(process, task, share, log, utc_now(), time.perf_counter())
+        started, clock = utc_now(), time.perf_counter()
+        arguments = [json.dumps(asdict(task)), os.fspath(out)]
+        process: subprocess.Popen[bytes] | Fork
+        if server is not None:
+            process = server.start(task.module, arguments, log_path, further)
+        else:
+            process = subprocess.Popen(
+                [sys.executable, "-X", "faulthandler", "-m", f"{__package__}.worker", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment | further,
+                start_new_session=True,
+            )
+        return cls(process, task, share, log, started, clock)
 
     def collect(self, out: Path) -> Record:
         """Read the record of a process that ended, or write one if it died before it could."""
@@ -241,7 +265,7 @@ class Worker:
         elif self.process.poll() is None:
             self.process.terminate()
         try:
-            self.process.wait(timeout=5)
+            self.process.wait(timeout=5.0)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
