@@ -1,6 +1,8 @@
+import json
 import os
 import signal
 import subprocess
+import time
 
 import pytest
 
@@ -23,6 +25,7 @@ def main(arguments):
         os.kill(os.getpid(), 9)
     if arguments == ["wait"]:
         import time
+        print(os.getpid(), flush=True)
         time.sleep(60)
     sys.exit(len(arguments))
 """
@@ -75,3 +78,19 @@ def test_death_of_the_server_is_an_error(server, tmp_path):
     with pytest.raises(RuntimeError, match="died"):
         process.poll()
     os.kill(process.pid, signal.SIGKILL)
+
+
+def test_what_an_interrupted_request_started_ends_with_the_server(server, tmp_path):
+    log = tmp_path / "lost"
+    log.touch()
+    lost = {"module": "math", "arguments": ["wait"], "log": str(log), "environment": {}}
+    print(json.dumps([-1, lost]), file=server._process.stdin, flush=True)
+    assert start(server, tmp_path, "a")[0].wait(20.0) == 1
+    deadline = time.monotonic() + 20
+    while len(log.read_text().splitlines()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    pid = int(log.read_text().splitlines()[1])
+    os.kill(pid, 0)
+    server.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

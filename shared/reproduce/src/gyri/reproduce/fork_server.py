@@ -22,7 +22,7 @@ AVAILABLE = sys.platform == "linux"  # frameworks of macOS do not survive a fork
 
 
 class ForkServer:
-    """A process that imports and forks; it ends when it is closed, or when this process does.
+    """A process that imports and forks; all end when it is closed, or when this process does.
 
     Parameters
     ----------
@@ -44,6 +44,7 @@ class ForkServer:
             start_new_session=True,
             text=True,
         )
+        self._number = 0
 
     def start(self, module: str, arguments: list[str], log: Path, environment: Mapping[str, str]) -> "Fork":
         """Fork a process that runs `worker.main(arguments)` in a session of its own, where `module` is imported."""
@@ -52,18 +53,17 @@ class ForkServer:
 
     def ask(self, request: Mapping[str, Any]) -> Any:
         """Send one request and wait for its answer."""
-        if self._process.stdin is None or self._process.stdout is None:
-            raise RuntimeError("the fork server has no pipes")
+        self._number += 1
         with contextlib.suppress(BrokenPipeError):
-            print(json.dumps(request), file=self._process.stdin, flush=True)
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise RuntimeError(f"the fork server died (exit status {self._process.wait()})")
-        return json.loads(answer)
+            print(json.dumps([self._number, request]), file=self._process.stdin, flush=True)
+        for line in iter(self._process.stdout.readline, "") if self._process.stdout else ():
+            number, answer = json.loads(line)
+            if number == self._number:  # or Ctrl-C came before the answer to an earlier one
+                return answer
+        raise RuntimeError(f"the fork server died (exit status {self._process.wait()})")
 
     def close(self) -> None:
-        """End the process; those that it forked go on."""
-        self._process.kill()
+        """End the process and those that it forked."""
         self._process.communicate()
 
 
@@ -106,11 +106,14 @@ def serve() -> dict[str, Any] | None:
     """Answer requests until there are no more; in a process that was forked, return what it is asked to do."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what an import prints is no answer
+    statuses: dict[int, int | None] = {}
     for line in sys.stdin:
-        request = json.loads(line)
+        number, request = json.loads(line)
         if "poll" in request:
-            pid, status = os.waitpid(request["poll"], os.WNOHANG)
-            answer = os.waitstatus_to_exitcode(status) if pid else None
+            pid = request["poll"]
+            if statuses[pid] is None and (ended := os.waitpid(pid, os.WNOHANG))[0]:
+                statuses[pid] = os.waitstatus_to_exitcode(ended[1])
+            answer = statuses[pid]
         else:
             with contextlib.suppress(Exception):  # the experiment fails alike, and records it
                 importlib.import_module(request["module"])
@@ -118,7 +121,13 @@ def serve() -> dict[str, Any] | None:
             if answer == 0:
                 answers.close()
                 return request
-        print(json.dumps(answer), file=answers, flush=True)
+            statuses[answer] = None
+        print(json.dumps([number, answer]), file=answers, flush=True)
+    for pid in (pid for pid, status in statuses.items() if status is None):
+        for end in (os.killpg, os.kill):  # it may not lead its session yet
+            with contextlib.suppress(ProcessLookupError):
+                end(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
     return None
 
 

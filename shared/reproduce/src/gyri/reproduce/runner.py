@@ -242,7 +242,7 @@ class Worker:
         try:
             record = load_record(path)
         except (OSError, ValueError):
-            code = self.process.returncode
+            code = self.process.wait()
             cause = signal.Signals(-code).name if code < 0 else f"exit status {code}"
             self.log.seek(0)
             tail = self.log.read().decode(errors="replace")[-LOG_TAIL:]
