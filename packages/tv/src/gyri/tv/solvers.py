@@ -76,7 +76,8 @@ def solve(
     A : array-like of shape (m, k), LinearOperator or None
         The operator; None is the identity.
     lam : float or Array, shape () or (n,)
-        Penalty, not negative.
+        Penalty, not negative. At 0, least squares, the gap stays at half the squared residual, so that all `max_iter`
+        iterations are run.
     solver : str
         ``"apgd"``, accelerated proximal gradient with the exact proximal operator; ``"pgd"``, without acceleration;
         ``"synthesis_pgd"`` and ``"synthesis_apgd"``, on the steps ``z`` with ``u = cumsum(z)``; ``"dual_pgd"`` and
