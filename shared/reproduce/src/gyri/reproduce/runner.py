@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata
 from pathlib import Path
 from typing import IO
 
@@ -137,9 +137,9 @@ def optimise_less(environment: Mapping[str, str]) -> dict[str, str]:
     """
     flags = environment.get("XLA_FLAGS", "").split()
     faster = {"--xla_backend_optimization_level": "1"}
-    with contextlib.suppress(PackageNotFoundError):
+    with contextlib.suppress(metadata.PackageNotFoundError):
         # Later ones have no other emitters, and end at a flag that they do not know.
-        if version("jaxlib").startswith("0.10."):
+        if metadata.version("jaxlib").startswith("0.10."):
             faster["--xla_cpu_use_fusion_emitters"] = "false"
     kept = {flag.partition("=")[0] for flag in flags}
     return {"XLA_FLAGS": " ".join([*flags, *(f"{name}={value}" for name, value in faster.items() if name not in kept)])}
