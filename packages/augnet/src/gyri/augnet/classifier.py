@@ -26,7 +26,7 @@ from .image import SETS as IMAGE_SETS
 from .invariance import invariance
 from .layers import AugmentationLayer, AugNet
 from .losses import KINDS
-from .training import Rates, begin, end, flatten, predict, train_step, unflatten
+from .training import Rates, as_static, begin, end, flatten, predict, train_step, unflatten
 
 _KIND = "gyri.augnet.AugNetClassifier"
 # Settings that a file keeps in a place of their own, or that are code by nature.
@@ -222,6 +222,7 @@ class AugNetClassifier(ClassifierMixin, BaseEstimator):
         batch_size = min(check_positive_int(self.batch_size, "batch_size"), len(x))
         n_batches = len(x) // batch_size
         leaves, structure = flatten(carry)
+        static = as_static((graph, structure, self.penalty))
         ran = [leaves]  # what the last step left comes last
         key_order, key_step = jax.random.split(key)
         rows: list[dict[str, Any]] = []
@@ -231,9 +232,9 @@ class AugNetClassifier(ClassifierMixin, BaseEstimator):
                     order = jax.random.permutation(jax.random.fold_in(key_order, epoch), len(x))
                     batches = order[: n_batches * batch_size].reshape(n_batches, batch_size)
                     factor = 1.0 if self.reg_schedule is None else self.reg_schedule(epoch)
-                    factor = check_scalar(reg * factor, "reg_schedule", minimum=0.0)
+                    factor = jnp.asarray(check_scalar(reg * factor, "reg_schedule", minimum=0.0))
                     for _ in range(n_batches):
-                        args = (graph, structure, self.penalty, ran[-1], x, y, batches, factor, rates, key_step)
+                        args = (static, ran[-1], x, y, batches, factor, rates, key_step)
                         # One call that Ctrl-C cannot cut in two: a step overwrites the arrays that it is given.
                         ran.extend(map(train_step, *zip(args)))
                         del ran[:-1]

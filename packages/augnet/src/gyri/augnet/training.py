@@ -6,7 +6,7 @@ times slower on a CPU. A list of arrays, rather than the modules' nested state, 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -78,6 +78,42 @@ def make_optimizer(trunk: Rates, augmentation: Rates) -> optax.GradientTransform
 
     groups = dict(zip(TRUNK_AND_AUGMENTATION, (adam(trunk), adam(augmentation))))
     return optax.multi_transform(groups, {name: name for name in TRUNK_AND_AUGMENTATION})
+
+
+class Static:
+    """A static argument of compiled functions, which hash and compare theirs in each call; of a graph that is slow."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self._hash = hash(value)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Static) and self.value == other.value)
+
+
+@lru_cache(maxsize=128)
+def as_static(value: Any) -> Static:
+    """The same object for equal values, hashed once.
+
+    Parameters
+    ----------
+    value : hashable
+        What is static.
+
+    Returns
+    -------
+    Static
+        With the value.
+
+    Examples
+    --------
+    >>> as_static((1, "a")) is as_static((1, "a"))
+    True
+    """
+    return Static(value)
 
 
 class Totals(NamedTuple):
@@ -236,11 +272,9 @@ def unflatten(structure: Any, leaves: list[Array]) -> Any:
     return jax.tree.unflatten(tree, wrapped)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
 def train_step(
-    graph: Any,
-    structure: Any,
-    penalty: str,
+    static: Static,
     leaves: list[Array],
     x: Float[Array, "n *shape"],
     y: Int[Array, "n"],
@@ -253,10 +287,9 @@ def train_step(
 
     Parameters
     ----------
-    graph, structure : static
-        Graph definition of the model, and structure of the :class:`Carry` as :func:`flatten` gives.
-    penalty : str
-        Kind of :func:`invariance_penalty`.
+    static : Static
+        Graph definition of the model, structure of the :class:`Carry` as :func:`flatten` gives, kind of
+        :func:`invariance_penalty`.
     leaves : list of Array
         The carry, flat; overwritten.
     x, y : Array, shapes (n, ...) and (n,)
@@ -275,6 +308,7 @@ def train_step(
     list of Array
         The carry after the step.
     """
+    graph, structure, penalty = static.value
     carry: Carry = unflatten(structure, leaves)
     batch = batches[carry.step % len(batches)]
     x, y = x[batch], y[batch]
@@ -299,13 +333,13 @@ def train_step(
 
 
 @partial(jax.jit, static_argnums=0)
-def predict_batch(graph: Any, leaves: list[Array], x: Float[Array, "n *shape"], key: Key[Array, ""]) -> Array:
+def predict_batch(graph: Static, leaves: list[Array], x: Float[Array, "n *shape"], key: Key[Array, ""]) -> Array:
     """Outputs of a model in evaluation mode.
 
     Parameters
     ----------
-    graph : GraphDef
-        Of the model and its state's structure.
+    graph : Static
+        Graph definition of the model and its state's structure.
     leaves : list of Array
         Its state.
     x : Array, shape (n, ...)
@@ -318,7 +352,7 @@ def predict_batch(graph: Any, leaves: list[Array], x: Float[Array, "n *shape"], 
     Array, shape (n, k)
         Outputs.
     """
-    definition, structure = graph
+    definition, structure = graph.value
     return nnx.merge(definition, jax.tree.unflatten(structure, leaves), copy=True)(x, key=key)
 
 
@@ -355,8 +389,9 @@ def predict(model: nnx.Module, x: Any, key: Key[Array, ""], batch_size: int) -> 
     """
     definition, state = nnx.split(model)
     leaves, structure = jax.tree.flatten(state)
+    graph = as_static((definition, structure))
     outputs = []
     for number, start in enumerate(range(0, len(x), batch_size)):
         batch = jnp.asarray(x[np.arange(start, start + batch_size) % len(x)])
-        outputs.append(predict_batch((definition, structure), leaves, batch, jax.random.fold_in(key, number)))
+        outputs.append(predict_batch(graph, leaves, batch, jax.random.fold_in(key, number)))
     return jnp.concatenate(outputs)[: len(x)]
