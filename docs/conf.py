@@ -2,11 +2,13 @@
 
 import importlib
 import inspect
+import re
 import shutil
 import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))
@@ -117,6 +119,24 @@ def write_reproduction() -> None:
     write_report(extra)
     for folder in ("results", "figures"):  # the page holds them
         shutil.rmtree(extra / folder)
+
+
+# What annotations are at run time, and what a reader would type.
+ARRAY = re.compile(r"~?(?:jax\.)?jaxlib\._jax\.Array")
+SCALAR = re.compile(
+    r"~jaxtyping\.Shaped\[~jax\.Array, ''\] \| ~jaxtyping\.Shaped\[ndarray, ''\] \| ~numpy\.bool \| ~numpy\.number"
+    r" \| bool \| int(?: \| float)? \| complex"
+)
+
+
+def shorten(app: Any, what: str, name: str, obj: Any, options: Any, *texts: str | None) -> tuple[str | None, ...]:
+    """Signature and return annotation of a page, with JAX's array and jaxtyping's scalars by their names."""
+    return tuple(text and SCALAR.sub("~jaxtyping.ScalarLike", ARRAY.sub("~jax.Array", text)) for text in texts)
+
+
+def setup(app: Any) -> None:
+    """Let Sphinx call what is above."""
+    app.connect("autodoc-process-signature", shorten)
 
 
 write_reproduction()
