@@ -10,7 +10,7 @@ import pytest
 from numpyro import handlers
 from numpyro.infer import SVI, Predictive, Trace_ELBO, init_to_uniform
 
-from gyri.pavi import AutoPAVI, fit
+from gyri.pavi import AutoPAVI, fit, plate_graph
 from gyri.pavi.flows import affine
 from gyri.pavi.models import gre, simulate_gre
 
@@ -294,6 +294,26 @@ def test_encodings_from_data_serve_new_groups(data):
     moved = guide.encodings(params, data[order])
     np.testing.assert_allclose(moved["theta"], codes["theta"][order], atol=1e-5)
     np.testing.assert_allclose(moved["mu"], codes["mu"], atol=1e-5)
+
+
+@pytest.mark.parametrize("encoding", ["free", "data"])
+def test_data_of_numpy_that_the_model_indexes_are_those_of_jax(encoding):
+    def slopes(t, y):
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        with numpyro.plate("groups", len(y), dim=-2) as g:
+            b = numpyro.sample("b", dist.Normal(mu, 1))
+            with numpyro.plate("rows", y.shape[1], dim=-1) as n:
+                numpyro.sample("y", dist.Normal(b * t[g[:, None], n], 1), obs=y[g[:, None], n])
+
+    rng = np.random.default_rng(0)
+    t, y = rng.standard_normal((2, 6, 4)).astype(np.float32)
+    found = []
+    for arrays in ((t, y), (jnp.asarray(t), jnp.asarray(y))):
+        guide = AutoPAVI(slopes, encoding=encoding, subsample_sizes={"groups": 3}, **SMALL)
+        params = fit(guide, 0, 5, *arrays, progress_bar=False).params
+        found.append(guide.sample_posterior(0, params, *arrays)["b"])
+    np.testing.assert_array_equal(*found)
+    assert plate_graph(slopes, t, y) == plate_graph(slopes, jnp.asarray(t), jnp.asarray(y))
 
 
 def test_free_encodings_are_tied_to_their_groups(data):

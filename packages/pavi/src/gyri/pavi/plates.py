@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Int, Key, PyTree
 from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.infer.inspect import get_dependencies
@@ -208,8 +209,15 @@ class Trace(NamedTuple):
     """Shapes of the observed values."""
 
 
+def _as_jax(tree: PyTree) -> PyTree:
+    """NumPy's arrays as JAX's: a model indexes its data by a plate's indices, which NumPy refuses when traced."""
+    numbers = lambda leaf: isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf"
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf) if numbers(leaf) else leaf, tree)
+
+
 def trace_model(model: Callable, args: tuple, kwargs: dict, sizes: Mapping[str, int] | None = None) -> Trace:
     """Run a model without computing anything, on all of each plate or on the given number of copies."""
+    args, kwargs = _as_jax((args, kwargs))
     indices = {name: jnp.arange(b) for name, b in (sizes or {}).items()}
     trace: dict[str, Any] = {}
     unconstrained: dict[str, int] = {}
@@ -287,6 +295,7 @@ def unconstrained_shape(fn: Any) -> tuple[int, ...]:
 
 def find_parents(model: Callable, args: tuple, kwargs: dict, graph: PlateGraph, sizes: Mapping[str, int]) -> PlateGraph:
     """Add the parents of all sites to a graph."""
+    args, kwargs = _as_jax((args, kwargs))
     fixed = FixPlates(model, indices={name: jnp.arange(b) for name, b in sizes.items()})
     with handlers.block():
         found = get_dependencies(fixed, args, kwargs)["prior_dependencies"]
