@@ -151,8 +151,8 @@ def site(session: nox.Session) -> None:
 @nox.session
 def reproduce(session: nox.Session) -> None:
     """Reproduce the papers, two experiments at a time, into report/; `-- dripp`, `-- --scale paper`, `-- --jobs 8`."""
-    named = [PROJECTS[argument] for argument in session.posargs if argument in PROJECTS]
-    papers = named or [p for p in PROJECTS.values() if not p.shared]
+    names = dict.fromkeys(argument.partition("/")[0] for argument in session.posargs)
+    papers = [PROJECTS[name] for name in names if name in PROJECTS] or [p for p in PROJECTS.values() if not p.shared]
     install_editable(session, close_over(papers), "experiments")
     # An experiment has one core: to compile a program in parts would only cost more.
     flags = {"XLA_FLAGS": xla_flags("--xla_cpu_parallel_codegen_split_count=1")}
