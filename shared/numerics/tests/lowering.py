@@ -147,6 +147,7 @@ HOST_SIDE = {
     "gyri.numerics.eeg.standard_positions": "reads MNE-Python's templates",
     "gyri.numerics.recordings.is_raw": "returns a Python bool",
     "gyri.numerics.recordings.is_epochs": "returns a Python bool",
+    "gyri.numerics.recordings.pick_data": "reads names of channels",
     "gyri.numerics.recordings.find_bad_samples": "reads annotations of MNE",
     "gyri.numerics.transform.eeg_transforms": "builds a tuple of functions",
     "gyri.numerics.csc.align_atoms": "assigns atoms on the host, by SciPy",

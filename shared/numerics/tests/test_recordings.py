@@ -2,7 +2,7 @@ import mne
 import numpy as np
 import pytest
 
-from gyri.numerics.recordings import find_bad_samples, is_epochs, is_raw
+from gyri.numerics.recordings import find_bad_samples, is_epochs, is_raw, pick_data
 
 SFREQ, EVENTS = 100.0, [50, 200, 340]
 
@@ -36,6 +36,12 @@ def test_epochs_that_are_read_late_lose_those_that_they_reject(raw):
         find_bad_samples(epochs)
     epochs.get_data()
     assert find_bad_samples(epochs).shape == (2, 100)
+
+
+def test_data_are_no_gaze_no_stimuli_and_nothing_bad():
+    info = mne.create_info(6, SFREQ, ["eyegaze", "pupil", "mag", "stim", "eeg", "eeg"])
+    info["bads"] = ["4"]
+    assert pick_data(info).tolist() == [2, 5]
 
 
 def test_objects_are_told_apart(raw):

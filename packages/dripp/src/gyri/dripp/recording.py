@@ -13,7 +13,7 @@ from gyri.numerics.csc import csc_lambda_max, csc_solve, init_atoms, rank1_from_
 from gyri.numerics.csc.dictionary import confine
 from gyri.numerics.csc.learning import LearnData, LearnState, finish_learning, learn_step, start_learning
 from gyri.numerics.loops import scan_chunks
-from gyri.numerics.recordings import is_raw
+from gyri.numerics.recordings import is_raw, pick_data
 from gyri.numerics.validation import as_key, check_positive_int, check_scalar, import_extra
 
 from .events import events_from_activations
@@ -212,12 +212,11 @@ def _gather(z: Float[np.ndarray, "n_atoms n_times"], reach: int) -> Float[np.nda
 
 def _read(raw: Any, picks: Any) -> tuple[Any, Float[np.ndarray, "n_channels n_times"], Bool[np.ndarray, " n_times"]]:
     """Recording of the channels picked, its samples, and which of them are good."""
-    mne = import_extra("mne", "gyri-dripp[mne]", "to read a recording")
+    import_extra("mne", "gyri-dripp[mne]", "to read a recording")
     if not is_raw(raw):
         raise ValueError(f"raw: expected mne.io.BaseRaw, got {type(raw).__name__}")
-    if picks is None:  # not "data", which to MNE 1.10 and older includes gaze and pupils
-        kinds = dict.fromkeys(("meg", "eeg", "csd", "seeg", "ecog", "dbs", "fnirs"), True)
-        picks = mne.pick_types(raw.info, **kinds, ref_meg=False, exclude="bads")
+    if picks is None:
+        picks = pick_data(raw.info)
         if not picks.size:
             raise ValueError("raw: expected data channels (MEG, EEG, ...), got none")
     chosen = raw.copy().pick(picks, exclude=(), verbose="error")

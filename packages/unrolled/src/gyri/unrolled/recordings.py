@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gyri.numerics.recordings import find_bad_samples, is_epochs, is_raw
+from gyri.numerics.recordings import find_bad_samples, is_epochs, is_raw, pick_data
 from gyri.numerics.validation import check_array
 
 from .coding import check_mask
@@ -84,9 +84,7 @@ def _read_mne(inst: Any) -> tuple[np.ndarray, np.ndarray | None, Any]:
     """Data, mask and info of the data channels of a recording or epochs."""
     import mne
 
-    picks = mne.pick_types(
-        inst.info, meg=True, eeg=True, seeg=True, ecog=True, dbs=True, fnirs=True, ref_meg=False, exclude="bads"
-    )
+    picks = pick_data(inst.info)
     kinds = set(np.array(inst.get_channel_types())[picks])
     if len(kinds) != 1:
         found = "none" if not kinds else ", ".join(sorted(kinds))

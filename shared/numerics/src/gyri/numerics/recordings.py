@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 
 def is_raw(x: object) -> bool:
@@ -51,6 +51,34 @@ def is_epochs(x: object) -> bool:
     """
     mne = sys.modules.get("mne")
     return mne is not None and isinstance(x, mne.BaseEpochs)
+
+
+def pick_data(info: Any) -> Int[np.ndarray, " n_picked"]:
+    """Pick the channels of data (MEG, EEG, sEEG, ECoG, ...) that are not marked bad.
+
+    To MNE 1.10 and older, "data" includes gaze and pupils; here they never are.
+
+    Parameters
+    ----------
+    info : mne.Info
+        Of a recording or epochs.
+
+    Returns
+    -------
+    array of int, shape (n_picked,)
+        Indices of the channels, without MEG references.
+
+    Examples
+    --------
+    >>> import mne
+    >>> from gyri.numerics.recordings import pick_data
+    >>> pick_data(mne.create_info(3, 100.0, ["eeg", "stim", "eeg"]))
+    array([0, 2])
+    """
+    import mne
+
+    kinds = dict.fromkeys(("meg", "eeg", "csd", "seeg", "ecog", "dbs", "fnirs"), True)
+    return mne.pick_types(info, **kinds, ref_meg=False, exclude="bads")
 
 
 def find_bad_samples(epochs: Any) -> Bool[np.ndarray, "n_epochs n_times"]:

@@ -47,7 +47,10 @@ class ForkServer:
         self._number = 0
 
     def start(self, module: str, arguments: list[str], log: Path, environment: Mapping[str, str]) -> "Fork":
-        """Fork a process that runs `worker.main(arguments)` in a session of its own, where `module` is imported."""
+        """Fork a process that runs `worker.main(arguments)` where `module` is imported.
+
+        It leads a session, so that Ctrl-C reaches the runner alone.
+        """
         request = {"module": module, "arguments": arguments, "log": os.fspath(log), "environment": dict(environment)}
         return Fork(self, self.ask(request))
 
@@ -89,17 +92,10 @@ class Fork:
             time.sleep(0.01)
         return status
 
-    def terminate(self) -> None:
-        """Ask the process to end."""
-        self._signal(signal.SIGTERM)
-
     def kill(self) -> None:
         """End the process."""
-        self._signal(signal.SIGKILL)
-
-    def _signal(self, number: int) -> None:
         if self.poll() is None:
-            os.kill(self.pid, number)
+            os.kill(self.pid, signal.SIGKILL)
 
 
 def serve() -> dict[str, Any] | None:

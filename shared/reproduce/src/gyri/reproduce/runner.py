@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import IO
@@ -100,6 +101,7 @@ def run_experiments(
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         running: list[Worker] = []
         server = ForkServer(environment) if AVAILABLE and waiting else None
+        start = server.start if server is not None else partial(spawn, environment)
         try:
             while waiting or running:
                 free = jobs - sum(worker.share for worker in running)
@@ -108,7 +110,7 @@ def run_experiments(
                     experiment = waiting.pop(0)
                     less = {} if experiment.timed or scale == "paper" else optimise_less(environment)
                     task = _task(experiment, scale, seed, backend)
-                    running.append(Worker.start(task, share, out, environment, less, server))
+                    running.append(Worker.start(task, share, out, start, less))
                     free -= share
                 bar.set_postfix_str(", ".join(worker.task.name for worker in running), refresh=True)
                 time.sleep(POLL_SECONDS)
@@ -207,14 +209,10 @@ class Worker:
         task: Task,
         share: int,
         out: Path,
-        environment: dict[str, str],
+        start: Callable[..., subprocess.Popen[bytes] | Fork],
         further: dict[str, str],
-        server: ForkServer | None,
     ) -> "Worker":
-        """Start a process on a task, forked by `server` if there is one, whose environment lacks `further`.
-
-        It leads a session, so that Ctrl-C reaches the runner alone.
-        """
+        """Start a process on a task, by `ForkServer.start` or `spawn`, with further variables."""
         task = Task(**{**asdict(task), "jobs": share})
         record_path(out, task.paper, task.name).unlink(missing_ok=True)
         log_path = out / "logs" / task.paper / f"{task.name}.log"
@@ -222,19 +220,7 @@ class Worker:
         log = log_path.open("w+b")
         started, clock = utc_now(), time.perf_counter()
         arguments = [json.dumps(asdict(task)), os.fspath(out)]
-        process: subprocess.Popen[bytes] | Fork
-        if server is not None:
-            process = server.start(task.module, arguments, log_path, further)
-        else:
-            process = subprocess.Popen(
-                [sys.executable, "-X", "faulthandler", "-m", f"{__package__}.worker", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment | further,
-                start_new_session=True,
-            )
-        return cls(process, task, share, log, started, clock)
+        return cls(start(task.module, arguments, log_path, further), task, share, log, started, clock)
 
     def collect(self, out: Path) -> Record:
         """Read the record of a process that ended, or write one if it died before it could."""
@@ -262,14 +248,29 @@ class Worker:
         if hasattr(os, "killpg"):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGTERM)
-        elif self.process.poll() is None:
-            self.process.terminate()
+        else:
+            self.process.kill()  # on Windows, which knows no other end
         try:
             self.process.wait(timeout=5.0)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
         self.log.close()
+
+
+def spawn(
+    environment: dict[str, str], module: str, arguments: list[str], log: Path, further: dict[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start `worker.main(arguments)` as `ForkServer.start` does, in a process that imports `module` itself."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-X", "faulthandler", "-m", f"{__package__}.worker", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment | further,
+            start_new_session=True,
+        )
 
 
 def _task(experiment: Experiment, scale: str, seed: int, backend: str) -> Task:
