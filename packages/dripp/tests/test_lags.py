@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gyri.dripp import lag_table
+from gyri.dripp import lag_table, lags
 from gyri.dripp.lags import coarsen, count_older, delays, stack
 
 SFREQ = 150.0
@@ -158,6 +158,22 @@ def test_counts_of_older_drivers_follow_the_computed_delay(seed):
         found[rows] += 1
     inside = np.array([np.sum((t - driver >= 0.03) & (t - driver <= 0.5)) for t in events])
     np.testing.assert_array_equal(found, inside)
+
+
+@pytest.mark.parametrize("options", [{}, {"sfreq": SFREQ}, {"compress": True}, {"resolution": 0.01}])
+def test_chunks_of_events_make_the_same_table(monkeypatch, options):
+    rng = np.random.default_rng(4)
+    events = [rng.integers(0, 3000, n) / SFREQ for n in (60, 0, 41)]
+    drivers = [rng.integers(-30, 3100, n) / SFREQ for n in (50, 20)]
+    make = lambda: lag_table(events, drivers, lower=0.1, upper=0.9, t_stop=20.0, **options)
+    whole = make()
+    coarse = coarsen(whole, 16)
+    monkeypatch.setattr(lags, "_CHUNK", 7)
+    for ours, expected in ((make(), whole), (coarsen(whole, 16), coarse)):
+        for atom in range(3):
+            assert rows_of(ours, atom) == rows_of(expected, atom)
+        np.testing.assert_array_equal(ours.n_outside, expected.n_outside)
+        np.testing.assert_array_equal(ours.n_events, [60, 0, 41])
 
 
 def test_resolution_merges_rounded_delays():

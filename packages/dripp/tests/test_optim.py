@@ -7,9 +7,10 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import norm
 
-from gyri.dripp import Params, em, lag_table, negative_log_likelihood, optim, simulate
+from gyri.dripp import Params, em, kernels, lag_table, negative_log_likelihood, optim, simulate
 from gyri.dripp.datasets import simulate_drivers
 from gyri.dripp.init import initialize
+from gyri.dripp.model import nll
 from gyri.dripp.optim import em_step
 from gyri.numerics.testing import check_lowers, check_no_recompilation
 
@@ -302,21 +303,37 @@ def test_smart_start_is_the_excess_over_the_baseline(x64, problem):
         np.testing.assert_allclose([start.m[p], start.sigma[p]], [lags.mean(), lags.std()], rtol=1e-9)
 
 
-def test_fit_of_many_rows_ends_at_the_maximum_of_the_exact_table(x64):
-    """More rows than the limit: the fit goes through rounded delays and must not end there."""
+@pytest.mark.parametrize("edge", [True, False])
+@pytest.mark.parametrize("alpha", [[0.5, 0.8], [0.0, 0.8]])
+def test_score_is_the_gradient_of_the_likelihood(x64, problem, edge, alpha):
+    params, kernel = problem.params._replace(alpha=np.array(alpha)), kernels.get("truncated_gaussian")
+    table = lag_table(problem.events, problem.drivers, **problem.window, edge=edge)
+    value, ours = optim.gaussian_score(params, table, kernel)
+    expected_value, expected = jax.value_and_grad(lambda p: nll(p, table, kernel))(jax.tree.map(jnp.asarray, params))
+    np.testing.assert_allclose(value, expected_value, rtol=1e-12)
+    for name, a, b in zip(Params._fields, ours, expected, strict=True):
+        used = params.alpha > 0 if name == "alpha" else ...  # an idle driver's alpha is never asked for
+        np.testing.assert_allclose(a[used], b[used], rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize(("sigma", "init"), [(0.05, "smart_start"), (2e-5, "auto")])
+def test_fit_of_many_rows_ends_at_the_maximum_of_the_exact_table(x64, sigma, init):
+    """More rows than the limit: the fit goes through delays rounded to 6e-5 s and must not end there."""
     rng = np.random.default_rng(0)
     drivers = np.cumsum(rng.uniform(0.6, 1.0, 60_000))
-    truth = Params(0.5, np.array([1.2]), np.array([0.3]), np.array([0.05]))
+    truth = Params(0.5, np.array([1.2]), np.array([0.3]), np.array([sigma]))
     t_stop = float(drivers[-1] + 1)
     events = simulate(1, drivers, truth, lower=0.0, upper=0.5, t_stop=t_stop)
     table = lag_table(events, drivers, lower=0.0, upper=0.5, t_stop=t_stop)
     assert table.weight.size > 50_000
-    result = em(table, "smart_start")
+    result = em(table, init, sigma_min=1e-6)
     assert result.converged
+    np.testing.assert_allclose(result.params.sigma, sigma, rtol=0.02)
     gradient = jax.grad(negative_log_likelihood)(result.params, table)
-    curvature = table.n_events  # of order n in every parameter, in its own unit
-    for leaf, value in zip(gradient, result.params, strict=True):
-        assert np.all(np.abs(leaf * value) <= 1e-7 * curvature)
+    units = result.params._replace(m=result.params.sigma)
+    for leaf, unit in zip(gradient, units, strict=True):
+        # The curvature in these units is of order n: a thousandth of a standard error.
+        assert np.all(np.abs(leaf * unit) <= 1e-3 * np.sqrt(table.n_events))
 
 
 @pytest.mark.parametrize("m_bounds", [0.1, (0.1, 0.2, 0.3), (0.2, 0.1)])

@@ -48,6 +48,21 @@ def test_damped_newton_agrees_with_scipy_in_a_box(x64, box):
     np.testing.assert_allclose(result.hessian, hessian, rtol=1e-9)
 
 
+def test_damped_newton_takes_derivatives_of_its_caller(x64):
+    design, counts = poisson_problem(0)
+    start, options = jnp.full(4, 0.15), {"lower": -0.2, "upper": 0.4, "tol": 1e-14}
+    loss = lambda x: poisson_loss(x, design, counts)
+    both = lambda x: (loss(x), design.T @ (jnp.exp(design @ x) - counts))
+    expected = damped_newton(loss, start, **options)
+    ours = damped_newton(both, start, value_and_grad=True, **options)
+    np.testing.assert_allclose(ours.x, expected.x, rtol=1e-9)
+    np.testing.assert_allclose(ours.hessian, expected.hessian, rtol=1e-9)
+    near = damped_newton(loss, start, hessian=lambda x: 1.1 * jax.hessian(loss)(x) + 0.1, **options)
+    assert near.converged
+    assert near.n_iter > expected.n_iter  # linear where the other is quadratic
+    np.testing.assert_allclose(near.x, expected.x, rtol=1e-6)
+
+
 def test_damped_newton_solves_a_nonconvex_valley_from_saddles_and_hills(dtype):
     solve = jax.jit(lambda x0: damped_newton(rosenbrock, x0, tol=1e-10, max_iter=100))
     for x0 in ([-1.2, 1.0, 1.0], [0.0, 0.0, 0.0], [2.0, -3.0, 1.5]):

@@ -6,7 +6,7 @@ events.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -434,13 +434,13 @@ def delays(
     slot = 0
     while rows.size:
         delay = events - driver[last]
-        seen = delay <= upper
-        if not seen.all():
+        seen = np.flatnonzero(delay <= upper)  # indices: taken faster than a mask selects
+        if seen.size < rows.size:
             rows, last, events, delay = rows[seen], last[seen], events[seen], delay[seen]
         if rows.size:
             yield slot, rows, delay
-        more = last > 0
-        if not more.all():
+        more = np.flatnonzero(last)
+        if more.size < rows.size:
             rows, last, events = rows[more], last[more], events[more]
         last, slot = last - 1, slot + 1
 
@@ -463,21 +463,16 @@ _Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 def _all_rows(clock: _Clock, sizes: np.ndarray, compress: bool) -> _Rows:
     """One row an event (merged if their floating-point delays are equal, with `compress`)."""
-    n, n_drivers = clock.events.size, len(clock.drivers)
-    length = np.zeros(n, np.int32)
-    found = []
-    for p in range(n_drivers):
-        for _, rows, delay in delays(clock.events, clock.drivers[p], clock.lower, clock.upper):
-            rows = rows.astype(np.int32 if n < 1 << 31 else np.int64)
-            found.append((p, length[rows], rows, delay))
-            length[rows] += 1
+    parts = _in_chunks(partial(_rows_of_chunk, clock), clock.events.size, _CHUNK)
+    length = np.concatenate([np.zeros(0, np.int32), *(length for _, _, length in parts)])
     used = np.flatnonzero(length)
-    index = np.empty(n, np.int32 if n < 1 << 31 else np.int64)
-    index[used] = np.arange(used.size)
-    depth = int(length.max(initial=0))
-    lag, driver = np.zeros((depth, used.size)), np.full((depth, used.size), -1, _driver_dtype(n_drivers))
-    for p, slot, rows, delay in found:
-        lag[slot, index[rows]], driver[slot, index[rows]] = delay, p
+    shape = int(length.max(initial=0)), used.size
+    lag, driver = np.zeros(shape), np.full(shape, -1, _driver_dtype(len(clock.drivers)))
+    start = 0
+    for part_lag, part_driver, _ in parts:
+        place = slice(len(part_lag)), slice(start, start + part_lag.shape[1])
+        lag[place], driver[place] = part_lag, part_driver
+        start += part_lag.shape[1]
     atom = np.repeat(np.arange(sizes.size), sizes)
     outside = np.bincount(atom[length == 0], minlength=sizes.size)
     weight, atom = np.ones(used.size), atom[used]
@@ -493,6 +488,37 @@ def _all_rows(clock: _Clock, sizes: np.ndarray, compress: bool) -> _Rows:
         weight = np.diff(np.append(start, used.size)).astype(np.float64)
         lag, driver, atom = lag[:, start], driver[:, start], atom[start]
     return lag, driver, weight, atom, outside
+
+
+def _rows_of_chunk(clock: _Clock, start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Delays and drivers of the events of one chunk that have any, and the number of delays of each event."""
+    events = clock.events[start : start + _CHUNK]
+    length = np.zeros(events.size, np.int32)
+    found = []
+    for p, driver in enumerate(clock.drivers):
+        for _, rows, delay in delays(events, _near(driver, events, clock.upper), clock.lower, clock.upper):
+            found.append((p, length[rows], rows, delay))
+            length[rows] += 1
+    used = length > 0
+    index = np.cumsum(used) - 1
+    shape = int(length.max(initial=0)), int(index[-1]) + 1
+    lag, driver = np.zeros(shape), np.full(shape, -1, _driver_dtype(len(clock.drivers)))
+    for p, slot, rows, delay in found:
+        place = slot * shape[1] + index[rows]
+        lag.ravel()[place], driver.ravel()[place] = delay, p
+    return lag, driver, length
+
+
+def _near(driver: np.ndarray, events: np.ndarray, upper: Any) -> np.ndarray:
+    """Driver events that may lie in the window of some of the events: a chunk of a long recording sees few of them."""
+    return driver[slice(*np.searchsorted(driver, [events.min() - upper - 1, events.max() + 1]))]
+
+
+def _in_chunks(function: Callable[[int], Any], n: int, size: int) -> list[Any]:
+    """Results of `function` for the starts of all chunks, on all cores: NumPy's loops run outside the GIL."""
+    starts = range(0, n, size)
+    with ThreadPoolExecutor(min(_THREADS, max(len(starts), 1))) as pool:
+        return list(pool.map(function, starts))
 
 
 class _Packing(NamedTuple):
@@ -519,10 +545,8 @@ def _packed(clock: _Clock, packing: _Packing, events: np.ndarray) -> Int[np.ndar
     words = np.zeros((packing.n_words, events.size), np.int64)
     position = 0
     for driver, slots in zip(clock.drivers, packing.n_slots):
-        # Only the drivers around these events: a chunk of a long recording sees few of them.
-        near = np.searchsorted(driver, [events.min() - clock.upper - 1, events.max() + 1])
         codes = _codes_on_grid if packing.unit == 1.0 else _codes
-        for slot, rows, code in codes(events, driver[slice(*near)], clock, packing, slots):
+        for slot, rows, code in codes(events, _near(driver, events, clock.upper), clock, packing, slots):
             word, digit = divmod(position + slot, packing.per_word)
             words[word, rows] += code if digit == 0 else code * packing.radix**digit
         position += slots
@@ -578,17 +602,13 @@ def _merged_rows(clock: _Clock, sizes: np.ndarray, unit: float) -> _Rows:
         return np.bincount(words[0] if atom is None else words[0] + of_atom * radix**depth, minlength=n_keys)
 
     size = max(_CHUNK // n_words, n_keys if dense else 1)
-    starts = range(0, clock.events.size, size)
-    with ThreadPoolExecutor(min(_THREADS, max(len(starts), 1))) as pool:  # NumPy's loops run outside the GIL
-        parts = pool.map(count, starts)
-        if dense:
-            counts = sum(parts, np.zeros(n_keys, np.int64))
-            key = np.flatnonzero(counts)
-            weight, row_atom, words = counts[key], key // radix**depth, (key % radix**depth)[None]
-        else:
-            none = np.zeros((n_words, 0), np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
-            found = list(zip(none, *parts))
-            words, row_atom, weight = _count_rows(*(np.concatenate(leaves, -1) for leaves in found))
+    parts = _in_chunks(count, clock.events.size, size)
+    if dense:
+        counts = sum(parts, np.zeros(n_keys, np.int64))
+        key = np.flatnonzero(counts)
+        weight, row_atom, words = counts[key], key // radix**depth, (key % radix**depth)[None]
+    else:
+        words, row_atom, weight = _join_counts(parts, n_words)
     empty = ~np.any(words, axis=0)
     outside = np.bincount(row_atom[empty], weights=weight[empty], minlength=n_atoms)
     words, row_atom, weight = words[:, ~empty], row_atom[~empty], weight[~empty]
@@ -598,9 +618,13 @@ def _merged_rows(clock: _Clock, sizes: np.ndarray, unit: float) -> _Rows:
 
 
 def _count_rows(words: np.ndarray, atom: np.ndarray, weight: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
-    """Sort rows of (atom, words), merge equal ones, add up their weights."""
-    order = np.argsort(words[0]) if len(words) == 1 and not np.any(atom) else np.lexsort([*words, atom])
-    words, atom = words[:, order], atom[order]
+    """Sort rows of (atom, words), merge equal ones, add up their weights (1 each if None)."""
+    if len(words) == 1 and not np.any(atom):
+        order = None if weight is None else np.argsort(words[0])
+        words = np.sort(words) if order is None else words[:, order]
+    else:
+        order = np.lexsort([*words, atom])
+        words, atom = words[:, order], atom[order]
     changes = np.any(words[:, 1:] != words[:, :-1], axis=0) | (atom[1:] != atom[:-1])
     start = np.flatnonzero(np.concatenate([np.ones(min(atom.size, 1), bool), changes]))
     if weight is None:
@@ -608,6 +632,12 @@ def _count_rows(words: np.ndarray, atom: np.ndarray, weight: np.ndarray | None =
     else:
         total = np.add.reduceat(weight[order], start) if start.size else weight[:0]
     return words[:, start], atom[start], total
+
+
+def _join_counts(parts: list[tuple[np.ndarray, ...]], n_words: int) -> tuple[np.ndarray, ...]:
+    """Merge the rows that `_count_rows` found in each of several parts."""
+    none = np.zeros((n_words, 0), np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
+    return _count_rows(*(np.concatenate(leaves, -1) for leaves in zip(none, *parts)))
 
 
 def _compact(
@@ -689,17 +719,28 @@ def coarsen(table: LagTable, n_bins: int) -> LagTable:
         np.asarray(x) if batched else np.asarray(x)[None] for x in (table.lag, table.driver, table.weight)
     )
     lower, upper = (float(np.ravel(x)[0]) for x in (table.lower, table.upper))
-    n_atoms, depth, _ = lag.shape
-    atom, row = np.nonzero(weight)
+    n_atoms, depth, n_rows = lag.shape
+    lag, driver = (np.moveaxis(x, 1, 0).reshape(depth, -1) for x in (lag, driver))
+    weight = weight.ravel()
     radix = table.n_drivers * (n_bins + 1) + 1
     per_word = max(int(_KEY_BITS // np.log2(radix)), 1)
-    words = np.zeros((-(-depth // per_word), atom.size), np.int64)
-    for slot in range(depth):
-        owner = driver[atom, slot, row].astype(np.int64)
-        step = np.rint((lag[atom, slot, row] - lower) * (n_bins / (upper - lower))).astype(np.int64)
-        word, digit = divmod(slot, per_word)
-        words[word] += np.where(owner < 0, 0, owner * (n_bins + 1) + step + 1) * radix**digit
-    words, row_atom, total = _count_rows(words, atom, weight[atom, row].astype(np.float64))
+    n_words = -(-depth // per_word)
+
+    def count(start: int) -> tuple[np.ndarray, ...]:
+        row = start + np.flatnonzero(weight[start : start + _CHUNK])
+        full: Any = slice(start, start + _CHUNK) if row.size == weight[start : start + _CHUNK].size else row
+        words = np.zeros((n_words, row.size), np.int64)
+        for slot in range(depth):
+            owner = driver[slot, full].astype(np.int64)
+            code = np.rint((lag[slot, full] - lower) * (n_bins / (upper - lower))).astype(np.int64)
+            code += owner * (n_bins + 1) + 1
+            code *= owner >= 0
+            word, digit = divmod(slot, per_word)
+            words[word] += code if digit == 0 else code * radix**digit
+        each = None if np.all(weight[full] == 1) else weight[full].astype(np.float64)
+        return _count_rows(words, row // n_rows, each)
+
+    words, row_atom, total = _join_counts(_in_chunks(count, weight.size, _CHUNK), n_words)
     digits = np.stack([words[s // per_word] // radix ** (s % per_word) % radix for s in range(depth)])
     owner, step = np.divmod(digits - 1, n_bins + 1)
     delay = lower + step * ((upper - lower) / n_bins)

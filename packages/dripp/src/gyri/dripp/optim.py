@@ -44,7 +44,7 @@ _WARM_UP = 20  # EM iterations by which the starts are compared
 _NEWTON_STEPS = 30
 _HALVINGS = 10
 _LARGE = 50_000  # rows from which a fit starts on merged delays
-_COARSE_BINS = (256, 8192)
+_COARSE_BINS, _FINE_BINS = 256, 8192
 
 
 class EMResult(NamedTuple):
@@ -83,12 +83,12 @@ class Bounds(NamedTuple):
 class Statistics(NamedTuple):
     """Of one E-step: the likelihood, expected counts of events, and moments of the triggered ones about m.
 
-    Moments are those of the truncated Gaussian's M-step and include the unseen children; `log_normalizer` is the
-    kernels'.
+    `seen` is what one event/s of baseline would be expected to make of the table's events. Moments are those of the
+    truncated Gaussian's M-step and include the unseen children; `log_normalizer` is the kernels'.
     """
 
     nll: Float[Any, ""]
-    baseline: Float[Any, ""]
+    seen: Float[Any, ""]
     expected: Float[Any, " n_drivers"]
     first: Float[Any, " n_drivers"]
     second: Float[Any, " n_drivers"]
@@ -116,7 +116,7 @@ def expectation(params: Params, table: LagTable, kernel: Kernel) -> Statistics:
     else:
         exposed = exposure(params, table, kernel, log_normalizer)
     value = nll_of_sums(params, table, exposed, log_rate)
-    return Statistics(value, table.n_outside + params.baseline * seen, count, first, second, log_normalizer)
+    return Statistics(value, seen, count, first, second, log_normalizer)
 
 
 def _labels(
@@ -146,6 +146,27 @@ def _unseen_moments(params: Params, table: LagTable, log_normalizer: Any) -> tup
     return mass, first, second
 
 
+def gaussian_score(params: Params, table: LagTable, kernel: Kernel) -> tuple[Any, Params]:
+    """Negative log-likelihood and its gradient for the truncated Gaussian, from one E-step.
+
+    Fisher's identity: it is that of the expected complete-data likelihood, whose sums are the E-step's. Reverse mode
+    would read the table three times.
+    """
+    statistics = expectation(params, table, kernel)
+    sigma, log_z, expected = params.sigma, statistics.log_normalizer, statistics.expected
+    za, zb = (table.lower - params.m) / sigma, (table.upper - params.m) / sigma
+    pa, pb = normal_ratio(za, log_z), normal_ratio(zb, log_z)
+    some = params.alpha > 0
+    outside = table.n_outside / jnp.where(table.n_outside > 0, params.baseline, 1)
+    gradient = Params(
+        table.duration - outside - statistics.seen,
+        table.n_exposed - jnp.where(some, expected / jnp.where(some, params.alpha, 1), 0),
+        expected * (pa - pb) / sigma - statistics.first / sigma**2,
+        expected * (za * pa - zb * pb + 1) / sigma - statistics.second / sigma**3,
+    )
+    return statistics.nll, gradient
+
+
 # --- M-step -----------------------------------------------------------------------------------------------------------
 
 
@@ -153,7 +174,7 @@ def maximization(
     params: Params, statistics: Statistics, table: LagTable, kernel: Kernel, bounds: Bounds, m_step: str
 ) -> Params:
     """Parameters that increase the expected complete-data log-likelihood."""
-    baseline = statistics.baseline / table.duration
+    baseline = (table.n_outside + params.baseline * statistics.seen) / table.duration
     if kernel.name == "truncated_gaussian":
         alpha = statistics.expected / jnp.maximum(table.n_exposed, 1)
         update = _gaussian_fixed_point if m_step == "fixed_point" else _gaussian_exact
@@ -225,7 +246,7 @@ def _gaussian_exact(params: Params, statistics: Statistics, table: LagTable, bou
         return found.x[0] * old_sigma, found.x[1] * old_sigma
 
     n = (table.n_drivers,)
-    per_driver = statistics._replace(nll=jnp.zeros(n), baseline=jnp.zeros(n))  # unused, but vmap wants its axis
+    per_driver = statistics._replace(nll=jnp.zeros(n), seen=jnp.zeros(n))  # unused, but vmap wants its axis
     return jax.vmap(solve)(params.m, params.sigma, per_driver)
 
 
@@ -373,8 +394,13 @@ def _em_block(
     return jax.lax.while_loop(lambda block: ~(block.met | block.full), body, start)
 
 
-def _polish(params: Params, value: Any, table: LagTable, kernel: Kernel, bounds: Bounds) -> tuple[Params, Any, Any]:
-    """Damped Newton steps on the negative log-likelihood, over all parameters that are free."""
+def _polish(
+    params: Params, value: Any, table: LagTable, kernel: Kernel, bounds: Bounds, coarse: LagTable | None
+) -> tuple[Params, Any, Any]:
+    """Damped Newton steps on the negative log-likelihood, over all parameters that are free.
+
+    With the Hessian of the `coarse` table, if there is one: it is close, and on a large table it costs nothing.
+    """
     n = table.n_drivers
     # Units: every parameter in multiples of what it may change by, so that one ridge suits all.
     rate = (table.weight.sum() + table.n_outside) / table.duration
@@ -397,13 +423,21 @@ def _polish(params: Params, value: Any, table: LagTable, kernel: Kernel, bounds:
         x = x * units
         return Params(x[0], x[1 : n + 1], x[n + 1 : 2 * n + 1], x[2 * n + 1 :])
 
+    def value_and_grad(table: LagTable, x: Any) -> tuple[Any, Any]:
+        if kernel.name != "truncated_gaussian":
+            return jax.value_and_grad(lambda x: nll(unpack(x), table, kernel))(x)
+        value, gradient = gaussian_score(unpack(x), table, kernel)
+        return value, units * jnp.concatenate([jnp.atleast_1d(leaf) for leaf in gradient])
+
     found = damped_newton(
-        lambda x: nll(unpack(x), table, kernel),
+        partial(value_and_grad, table),
         start,
         lower=jnp.where(idle, start, low),
         upper=jnp.where(idle, start, high),
         max_iter=_NEWTON_STEPS,
         tol=_newton_tol(start.dtype),
+        value_and_grad=True,
+        hessian=None if coarse is None else jax.jacfwd(lambda x: value_and_grad(coarse, x)[1]),
     )
     better = found.value < value
     best = jax.tree.map(lambda new, old: jnp.where(better, new, old), unpack(found.x), params)
@@ -432,6 +466,7 @@ def _fit_one(
     m_bounds: Any,
     sigma_min: Any,
     max_iter: Any,
+    coarse: LagTable | None,
     *,
     kernel: Kernel,
     m_step: str,
@@ -449,7 +484,7 @@ def _fit_one(
         spent = spent + block.n
         params, value, converged = block.params, block.nll, block.met
         if polish:
-            params, value, newton = _polish(params, value, table, kernel, bounds)
+            params, value, newton = _polish(params, value, table, kernel, bounds, coarse)
             converged = newton | (block.met & (block.nll - value <= tol * (1 + jnp.abs(value))))
         finished = converged | (spent >= max_iter)
         # What trials do is not on record: it is written behind the end.
@@ -540,21 +575,18 @@ def _fit(
     m_bounds: Any,
     sigma_min: Any,
     max_iter: Any,
+    coarse: LagTable | None,
     **static: Any,
 ) -> EMResult:
     density = kernels.get(static.pop("kernel"))
 
-    def fit(params: Params, history: Any, n_before: Any, table: LagTable, *options: Any) -> EMResult:
+    def fit(params: Params, history: Any, table: LagTable, coarse: LagTable | None) -> EMResult:
+        options = tol, m_bounds, sigma_min, max_iter, coarse
         return _fit_one(params, history, n_before, table, *options, kernel=density, **static)
 
     if table.n_atoms is None:
-        return fit(params, history, n_before, table, tol, m_bounds, sigma_min, max_iter)
-    return _over_atoms(
-        lambda params, history, table: fit(params, history, n_before, table, tol, m_bounds, sigma_min, max_iter),
-        params,
-        history,
-        unbatched(table),
-    )
+        return fit(params, history, table, coarse)
+    return _over_atoms(fit, params, history, unbatched(table), None if coarse is None else unbatched(coarse))
 
 
 @partial(jax.jit, static_argnames=("kernel", "m_step", "n_steps"))
@@ -663,7 +695,7 @@ def em(
     bounds = (np.nan, np.nan) if m_bounds is None else m_bounds  # NaN: the default, see `_bounds`
     options = (tol, bounds, np.nan if sigma_min is None else sigma_min, max_iter)
     if isinstance(init, Params):
-        params = _check_start(init, table, kernel, m_bounds, sigma_min)
+        params = _check_start(init, table, kernel, *options[1:3])
         result = _continue(params, table, options, static)
     else:
         make = partial(starting.initialize, kernel=kernel, m_bounds=m_bounds, sigma_min=sigma_min)
@@ -673,10 +705,11 @@ def em(
 
 def _fit_from_scratch(table: LagTable, init: str, key: Any, make: Callable, options: tuple, static: dict) -> EMResult:
     """Fit from made-up starting values; a large table with its delays rounded first, coarsely, then finely."""
-    levels = [table]
-    if table.weight.shape[-1] > _LARGE:
-        levels = [coarsen(table, n_bins) for n_bins in _COARSE_BINS] + [table]
-    first = levels[0]
+    large = table.weight.shape[-1] > _LARGE
+    fine = coarsen(table, _FINE_BINS) if large else table
+    first, of_first = table, options
+    if large:
+        first, of_first = coarsen(fine, _COARSE_BINS), _for_rounded(options, table, _COARSE_BINS)
     if init != "auto":
         params, history, n_before = make(first, init, key=key), None, 0
     else:
@@ -684,21 +717,36 @@ def _fit_from_scratch(table: LagTable, init: str, key: Any, make: Callable, opti
         stacked = Params(*(np.stack(leaf) for leaf in zip(*starts)))
         n_before = min(_WARM_UP, options[-1])
         kept = {name: static[name] for name in ("kernel", "m_step")}
-        params, history = _best_start(stacked, first, *options[:-1], **kept, n_steps=n_before)
-    result = _continue(params, first, options, static, history, n_before)
-    for finer in levels[1:]:
-        result = _continue(result.params, finer, options, static, result.history, 0)
+        params, history = _best_start(stacked, first, *of_first[:-1], **kept, n_steps=n_before)
+    result = _continue(params, first, of_first, static, history, n_before)
+    if large:
+        result = _continue(result.params, fine, _for_rounded(options, table, _FINE_BINS), static)
+        result = _continue(result.params, table, options, static, coarse=fine)
     return result
 
 
+def _for_rounded(options: tuple, table: LagTable, n_bins: int) -> tuple:
+    """Bound sigma by the spread within a step of rounded delays: below, the kernel would collapse on one step."""
+    tol, m_bounds, sigma_min, max_iter = options
+    width = float(np.ravel(table.upper - table.lower)[0])
+    floor = starting.sigma_floor(table, None if np.isnan(sigma_min) else sigma_min)
+    return tol, m_bounds, max(floor, width / n_bins / np.sqrt(12)), max_iter
+
+
 def _continue(
-    params: Params, table: LagTable, options: tuple, static: dict, history: Any | None = None, n_before: int = 0
+    params: Params,
+    table: LagTable,
+    options: tuple,
+    static: dict,
+    history: Any | None = None,
+    n_before: int = 0,
+    coarse: LagTable | None = None,
 ) -> EMResult:
     """Fit from given parameters, of which `n_before` iterations are already on record."""
     shape = table.weight.shape[:-1]
     if history is None or n_before == 0:
         history = np.full((*shape, 1), np.nan, table.lag.dtype)
-    return _fit(params, history, np.int32(n_before), table, *options, **static)
+    return _fit(params, history, np.int32(n_before), table, *options, coarse, **static)
 
 
 def _check_m_bounds(m_bounds: Any) -> tuple[float, float]:
@@ -710,13 +758,16 @@ def _check_m_bounds(m_bounds: Any) -> tuple[float, float]:
     return low, high
 
 
-def _check_start(init: Params, table: LagTable, kernel: str, m_bounds: Any, sigma_min: Any) -> Params:
+def _check_start(init: Params, table: LagTable, kernel: str, bounds: Any, sigma_min: Any) -> Params:
     """Validate the values that can be seen, and move all within their bounds and off the absorbing zeros."""
     if not any(isinstance(value, jax.core.Tracer) for value in init):
         check_params(init, table.n_drivers, name="init")
     check_shapes(init, table.weight.shape[:-1], table.n_drivers, name="init")
-    dtype = table.lag.dtype
+    return _project(Params(*init), table, bounds, sigma_min, kernel=kernel)
 
+
+@partial(jax.jit, static_argnames="kernel")
+def _project(params: Params, table: LagTable, m_bounds: Any, sigma_min: Any, *, kernel: str) -> Params:
     def project(params: Params, table: LagTable) -> Params:
         bounds = _bounds(table, m_bounds, sigma_min, kernels.get(kernel))
         rate = (table.weight.sum() + table.n_outside) / table.duration
@@ -728,7 +779,7 @@ def _check_start(init: Params, table: LagTable, kernel: str, m_bounds: Any, sigm
             jnp.clip(params.sigma, bounds.sigma_low, bounds.sigma_high),
         )
 
-    params = Params(*(jnp.asarray(value, dtype) for value in init))
+    params = Params(*(jnp.asarray(value, table.lag.dtype) for value in params))
     return project(params, table) if table.n_atoms is None else jax.vmap(project)(params, unbatched(table))
 
 
