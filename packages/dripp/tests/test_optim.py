@@ -316,9 +316,9 @@ def test_score_is_the_gradient_of_the_likelihood(x64, problem, edge, alpha):
         np.testing.assert_allclose(a[used], b[used], rtol=1e-9, atol=1e-9, err_msg=name)
 
 
-@pytest.mark.parametrize(("sigma", "init"), [(0.05, "smart_start"), (2e-5, "auto")])
+@pytest.mark.parametrize(("sigma", "init"), [(0.05, "smart_start"), (5e-5, "auto")])
 def test_fit_of_many_rows_ends_at_the_maximum_of_the_exact_table(x64, sigma, init):
-    """More rows than the limit: the fit goes through delays rounded to 6e-5 s and must not end there."""
+    """More rows than the limit: the fit goes through delays rounded to 2e-4 s and must not end there."""
     rng = np.random.default_rng(0)
     drivers = np.cumsum(rng.uniform(0.6, 1.0, 60_000))
     truth = Params(0.5, np.array([1.2]), np.array([0.3]), np.array([sigma]))
@@ -332,8 +332,8 @@ def test_fit_of_many_rows_ends_at_the_maximum_of_the_exact_table(x64, sigma, ini
     gradient = jax.grad(negative_log_likelihood)(result.params, table)
     units = result.params._replace(m=result.params.sigma)
     for leaf, unit in zip(gradient, units, strict=True):
-        # The curvature in these units is of order n: a thousandth of a standard error.
-        assert np.all(np.abs(leaf * unit) <= 1e-3 * np.sqrt(table.n_events))
+        # The curvature in these units is of order n: a ten-thousandth of a standard error.
+        assert np.all(np.abs(leaf * unit) <= 1e-4 * np.sqrt(table.n_events))
 
 
 @pytest.mark.parametrize("m_bounds", [0.1, (0.1, 0.2, 0.3), (0.2, 0.1)])

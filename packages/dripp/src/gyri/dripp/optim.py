@@ -43,8 +43,8 @@ _BLOCK = 50  # EM iterations between two polishes
 _WARM_UP = 20  # EM iterations by which the starts are compared
 _NEWTON_STEPS = 30
 _HALVINGS = 10
-_LARGE = 50_000  # rows from which a fit starts on merged delays
-_COARSE_BINS, _FINE_BINS = 256, 8192
+_LARGE = 50_000  # rows from which a fit starts on rounded delays
+_COARSE_BINS = 2048  # steps of the window to which they are rounded
 
 
 class EMResult(NamedTuple):
@@ -435,7 +435,8 @@ def _polish(
         lower=jnp.where(idle, start, low),
         upper=jnp.where(idle, start, high),
         max_iter=_NEWTON_STEPS,
-        tol=_newton_tol(start.dtype),
+        # Where a kernel is narrower than the rounding, the borrowed Hessian is too steep: it foretells too little.
+        tol=_newton_tol(start.dtype) * (1 if coarse is None else 1e-2),
         value_and_grad=True,
         hessian=None if coarse is None else jax.jacfwd(lambda x: value_and_grad(coarse, x)[1]),
     )
@@ -704,12 +705,9 @@ def em(
 
 
 def _fit_from_scratch(table: LagTable, init: str, key: Any, make: Callable, options: tuple, static: dict) -> EMResult:
-    """Fit from made-up starting values; a large table with its delays rounded first, coarsely, then finely."""
+    """Fit from made-up starting values; a large table with its delays rounded first."""
     large = table.weight.shape[-1] > _LARGE
-    fine = coarsen(table, _FINE_BINS) if large else table
-    first, of_first = table, options
-    if large:
-        first, of_first = coarsen(fine, _COARSE_BINS), _for_rounded(options, table, _COARSE_BINS)
+    first, of_first = (coarsen(table, _COARSE_BINS), _for_rounded(options, table)) if large else (table, options)
     if init != "auto":
         params, history, n_before = make(first, init, key=key), None, 0
     else:
@@ -719,18 +717,15 @@ def _fit_from_scratch(table: LagTable, init: str, key: Any, make: Callable, opti
         kept = {name: static[name] for name in ("kernel", "m_step")}
         params, history = _best_start(stacked, first, *of_first[:-1], **kept, n_steps=n_before)
     result = _continue(params, first, of_first, static, history, n_before)
-    if large:
-        result = _continue(result.params, fine, _for_rounded(options, table, _FINE_BINS), static)
-        result = _continue(result.params, table, options, static, coarse=fine)
-    return result
+    return _continue(result.params, table, options, static, coarse=first) if large else result
 
 
-def _for_rounded(options: tuple, table: LagTable, n_bins: int) -> tuple:
+def _for_rounded(options: tuple, table: LagTable) -> tuple:
     """Bound sigma by the spread within a step of rounded delays: below, the kernel would collapse on one step."""
     tol, m_bounds, sigma_min, max_iter = options
     width = float(np.ravel(table.upper - table.lower)[0])
     floor = starting.sigma_floor(table, None if np.isnan(sigma_min) else sigma_min)
-    return tol, m_bounds, max(floor, width / n_bins / np.sqrt(12)), max_iter
+    return tol, m_bounds, max(floor, width / _COARSE_BINS / np.sqrt(12)), max_iter
 
 
 def _continue(
