@@ -468,11 +468,11 @@ def _all_rows(clock: _Clock, sizes: np.ndarray, compress: bool) -> _Rows:
     used = np.flatnonzero(length)
     shape = int(length.max(initial=0)), used.size
     lag, driver = np.zeros(shape), np.full(shape, -1, _driver_dtype(len(clock.drivers)))
-    start = 0
+    filled = 0
     for part_lag, part_driver, _ in parts:
-        place = slice(len(part_lag)), slice(start, start + part_lag.shape[1])
+        place = slice(len(part_lag)), slice(filled, filled + part_lag.shape[1])
         lag[place], driver[place] = part_lag, part_driver
-        start += part_lag.shape[1]
+        filled += part_lag.shape[1]
     atom = np.repeat(np.arange(sizes.size), sizes)
     outside = np.bincount(atom[length == 0], minlength=sizes.size)
     weight, atom = np.ones(used.size), atom[used]
@@ -727,17 +727,18 @@ def coarsen(table: LagTable, n_bins: int) -> LagTable:
     n_words = -(-depth // per_word)
 
     def count(start: int) -> tuple[np.ndarray, ...]:
-        row = start + np.flatnonzero(weight[start : start + _CHUNK])
-        full: Any = slice(start, start + _CHUNK) if row.size == weight[start : start + _CHUNK].size else row
+        chunk = slice(start, start + _CHUNK)
+        row = start + np.flatnonzero(weight[chunk])
+        taken: Any = chunk if row.size == weight[chunk].size else row  # without padding, views
         words = np.zeros((n_words, row.size), np.int64)
         for slot in range(depth):
-            owner = driver[slot, full].astype(np.int64)
-            code = np.rint((lag[slot, full] - lower) * (n_bins / (upper - lower))).astype(np.int64)
+            owner = driver[slot, taken].astype(np.int64)
+            code = np.rint((lag[slot, taken] - lower) * (n_bins / (upper - lower))).astype(np.int64)
             code += owner * (n_bins + 1) + 1
             code *= owner >= 0
             word, digit = divmod(slot, per_word)
             words[word] += code if digit == 0 else code * radix**digit
-        each = None if np.all(weight[full] == 1) else weight[full].astype(np.float64)
+        each = None if np.all(weight[taken] == 1) else weight[taken].astype(np.float64)
         return _count_rows(words, row // n_rows, each)
 
     words, row_atom, total = _join_counts(_in_chunks(count, weight.size, _CHUNK), n_words)
