@@ -308,7 +308,7 @@ def test_smart_start_is_the_excess_over_the_baseline(x64, problem):
 def test_score_is_the_gradient_of_the_likelihood(x64, problem, edge, alpha):
     params, kernel = problem.params._replace(alpha=np.array(alpha)), kernels.get("truncated_gaussian")
     table = lag_table(problem.events, problem.drivers, **problem.window, edge=edge)
-    value, ours = optim.gaussian_score(params, table, kernel)
+    value, ours = optim.gaussian_value_and_score(params, table, kernel)
     expected_value, expected = jax.value_and_grad(lambda p: nll(p, table, kernel))(jax.tree.map(jnp.asarray, params))
     np.testing.assert_allclose(value, expected_value, rtol=1e-12)
     for name, a, b in zip(Params._fields, ours, expected, strict=True):
@@ -316,19 +316,32 @@ def test_score_is_the_gradient_of_the_likelihood(x64, problem, edge, alpha):
         np.testing.assert_allclose(a[used], b[used], rtol=1e-9, atol=1e-9, err_msg=name)
 
 
-@pytest.mark.parametrize(("sigma", "init"), [(0.05, "smart_start"), (5e-5, "auto")])
-def test_fit_of_many_rows_ends_at_the_maximum_of_the_exact_table(x64, sigma, init):
-    """More rows than the limit: the fit goes through delays rounded to 2e-4 s and must not end there."""
-    rng = np.random.default_rng(0)
-    drivers = np.cumsum(rng.uniform(0.6, 1.0, 60_000))
+def table_of_many_rows(sigma):
+    """More rows than the limit: a fit goes through rounded delays, and must not end there."""
+    drivers = np.cumsum(np.random.default_rng(0).uniform(0.6, 1.0, 60_000))
     truth = Params(0.5, np.array([1.2]), np.array([0.3]), np.array([sigma]))
     t_stop = float(drivers[-1] + 1)
     events = simulate(1, drivers, truth, lower=0.0, upper=0.5, t_stop=t_stop)
     table = lag_table(events, drivers, lower=0.0, upper=0.5, t_stop=t_stop)
     assert table.weight.size > 50_000
-    result = em(table, init, sigma_min=1e-6)
+    return table
+
+
+def test_fit_of_many_rows_ends_at_the_maximum_of_the_exact_table(x64):
+    table = table_of_many_rows(0.05)
+    result = em(table, "smart_start")
     assert result.converged
-    np.testing.assert_allclose(result.params.sigma, sigma, rtol=0.02)
+    gradient = jax.grad(negative_log_likelihood)(result.params, table)
+    curvature = table.n_events  # of order n in every parameter, in its own unit
+    for leaf, value in zip(gradient, result.params, strict=True):
+        assert np.all(np.abs(leaf * value) <= 1e-7 * curvature)
+
+
+def test_fit_of_many_rows_finds_a_kernel_narrower_than_the_rounding(x64):
+    table = table_of_many_rows(5e-5)  # the rounding's step is 2.4e-4 s
+    result = em(table, sigma_min=1e-6)
+    assert result.converged
+    np.testing.assert_allclose(result.params.sigma, 5e-5, rtol=0.02)
     gradient = jax.grad(negative_log_likelihood)(result.params, table)
     units = result.params._replace(m=result.params.sigma)
     for leaf, unit in zip(gradient, units, strict=True):

@@ -146,25 +146,31 @@ def _unseen_moments(params: Params, table: LagTable, log_normalizer: Any) -> tup
     return mass, first, second
 
 
-def gaussian_score(params: Params, table: LagTable, kernel: Kernel) -> tuple[Any, Params]:
+def gaussian_value_and_score(params: Params, table: LagTable, kernel: Kernel) -> tuple[Any, Params]:
     """Negative log-likelihood and its gradient for the truncated Gaussian, from one E-step.
 
     Fisher's identity: it is that of the expected complete-data likelihood, whose sums are the E-step's. Reverse mode
     would read the table three times.
     """
     statistics = expectation(params, table, kernel)
-    sigma, log_z, expected = params.sigma, statistics.log_normalizer, statistics.expected
-    za, zb = (table.lower - params.m) / sigma, (table.upper - params.m) / sigma
-    pa, pb = normal_ratio(za, log_z), normal_ratio(zb, log_z)
+    sigma, expected = params.sigma, statistics.expected
+    slope_m, slope_sigma = _normalizer_slopes(params, statistics.log_normalizer, table)
     some = params.alpha > 0
     outside = table.n_outside / jnp.where(table.n_outside > 0, params.baseline, 1)
     gradient = Params(
         table.duration - outside - statistics.seen,
         table.n_exposed - jnp.where(some, expected / jnp.where(some, params.alpha, 1), 0),
-        expected * (pa - pb) / sigma - statistics.first / sigma**2,
-        expected * (za * pa - zb * pb + 1) / sigma - statistics.second / sigma**3,
+        expected * slope_m / sigma - statistics.first / sigma**2,
+        expected * slope_sigma / sigma - statistics.second / sigma**3,
     )
     return statistics.nll, gradient
+
+
+def _normalizer_slopes(params: Params, log_normalizer: Any, table: LagTable) -> tuple[Any, Any]:
+    """Derivatives by m and sigma of the log of C = sigma sqrt(2 pi) Z, times sigma; the second is positive."""
+    za, zb = (table.lower - params.m) / params.sigma, (table.upper - params.m) / params.sigma
+    pa, pb = normal_ratio(za, log_normalizer), normal_ratio(zb, log_normalizer)
+    return pa - pb, za * pa - zb * pb + 1
 
 
 # --- M-step -----------------------------------------------------------------------------------------------------------
@@ -200,12 +206,9 @@ def _gaussian_fixed_point(params: Params, statistics: Statistics, table: LagTabl
     """The paper's update: Q stationary, with the normaliser's derivatives at the current parameters; safeguarded."""
     m, sigma, log_z = params.m, params.sigma, statistics.log_normalizer
     count = jnp.where(statistics.expected > 0, statistics.expected, 1)
-    za, zb = (table.lower - m) / sigma, (table.upper - m) / sigma
-    pa, pb = normal_ratio(za, log_z), normal_ratio(zb, log_z)
-    # C_m / C = (pa - pb) / sigma; C_s / C = (za pa - zb pb + 1) / sigma, which is a second moment and so positive.
-    slope = jnp.maximum(za * pa - zb * pb + 1, jnp.finfo(m.dtype).tiny)
-    new_m = m + statistics.first / count - sigma * (pa - pb)
-    new_sigma = jnp.cbrt(sigma / slope * statistics.second / count)
+    slope_m, slope_sigma = _normalizer_slopes(params, log_z, table)
+    new_m = m + statistics.first / count - sigma * slope_m
+    new_sigma = jnp.cbrt(sigma / jnp.maximum(slope_sigma, jnp.finfo(m.dtype).tiny) * statistics.second / count)
     candidate = jnp.clip(new_m, bounds.m_low, bounds.m_high), jnp.clip(new_sigma, bounds.sigma_low, bounds.sigma_high)
     before = _gaussian_q(m, sigma, log_z, m, statistics)
     slack = 16 * jnp.finfo(m.dtype).eps * jnp.abs(before)
@@ -399,7 +402,7 @@ def _polish(
 ) -> tuple[Params, Any, Any]:
     """Damped Newton steps on the negative log-likelihood, over all parameters that are free.
 
-    With the Hessian of the `coarse` table, if there is one: it is close, and on a large table it costs nothing.
+    With the Hessian of the `coarse` table, if there is one: it is close, and costs little beside a large table.
     """
     n = table.n_drivers
     # Units: every parameter in multiples of what it may change by, so that one ridge suits all.
@@ -426,7 +429,7 @@ def _polish(
     def value_and_grad(table: LagTable, x: Any) -> tuple[Any, Any]:
         if kernel.name != "truncated_gaussian":
             return jax.value_and_grad(lambda x: nll(unpack(x), table, kernel))(x)
-        value, gradient = gaussian_score(unpack(x), table, kernel)
+        value, gradient = gaussian_value_and_score(unpack(x), table, kernel)
         return value, units * jnp.concatenate([jnp.atleast_1d(leaf) for leaf in gradient])
 
     found = damped_newton(
@@ -696,7 +699,7 @@ def em(
     bounds = (np.nan, np.nan) if m_bounds is None else m_bounds  # NaN: the default, see `_bounds`
     options = (tol, bounds, np.nan if sigma_min is None else sigma_min, max_iter)
     if isinstance(init, Params):
-        params = _check_start(init, table, kernel, *options[1:3])
+        params = _check_start(init, table, kernel, bounds, options[2])
         result = _continue(params, table, options, static)
     else:
         make = partial(starting.initialize, kernel=kernel, m_bounds=m_bounds, sigma_min=sigma_min)

@@ -547,9 +547,8 @@ def damped_newton(
         met = known & (predicted <= tol * jnp.abs(value))
         spent = n_iter >= max_iter
         # A model decrease below the rounding of the value cannot be told from none: no trial after such a one.
-        last = (
-            (state.step * 2 * predicted <= 0.25 * eps * jnp.abs(value)) | (moved == 0).all() | (state.step < 2.0**-60)
-        )
+        hopeless = state.step * predicted <= 0.125 * eps * jnp.abs(value)
+        last = hopeless | (moved == 0).all() | (state.step < 2.0**-60)
         stuck = ~jnp.any(direction != 0) | (~accepted & last)
         precise = known & ~spent & (predicted <= jnp.sqrt(eps) * jnp.maximum(1, jnp.abs(value)))
         step = jnp.where(accepted, 1, 0.5 * state.step)
